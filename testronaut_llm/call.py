@@ -249,7 +249,7 @@ class _Attempts:
             return Reply(error=LLMTimeoutError(message), sent=exchange.left)
         except LLMError as error:
             return Reply(error=passed_over(error), sent=False)
-        return reply if reply is not None else Reply(error=LLMError("no reply"), sent=False)
+        return reply if reply is not None else Reply(error=LLMError("the gateway ended without a reply"), sent=False)
 
     def _waiting(self, row: ModelConfig) -> str:
         """Returns what a person waits for: `asking qwen (ollama/qwen3:8b)`."""

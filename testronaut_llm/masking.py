@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from testronaut_llm.records import Message
 
 _PLACEHOLDER = re.compile(r"<secret-[0-9]{1,6}>")
+_IN_JSON = re.compile(r"(?i:<|\\u003c)(secret-[0-9]{1,6})(?i:>|\\u003e)")
 _OWN = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE")
 """Ends of the names of variables whose values are secrets; a number may follow."""
 _EXAMPLE = re.compile(r"(?i)(?:your|my)?[-_]?(?:pass(?:word|wd)?|pwd?|secret|token|key)|[x*.]+|[<\[{$%].*|redacted")
-"""What examples in documentation say in place of a secret."""
+"""Stand-ins for secrets in the examples of documentation."""
 _SHORT = 8
 
 
@@ -50,11 +51,13 @@ class Masking:
         if not self.originals:
             return text
 
-        def original(found: re.Match[str]) -> str:
-            secret = self.originals.get(found[0], found[0])
-            return json.dumps(secret, ensure_ascii=False)[1:-1] if as_json else secret
+        def escaped_original(found: re.Match[str]) -> str:
+            secret = self.originals.get(f"<{found[1]}>")
+            return found[0] if secret is None else json.dumps(secret, ensure_ascii=False)[1:-1]
 
-        return _PLACEHOLDER.sub(original, text)
+        if as_json:
+            return _IN_JSON.sub(escaped_original, text)
+        return _PLACEHOLDER.sub(lambda found: self.originals.get(found[0], found[0]), text)
 
 
 NOTHING = Masking()
@@ -117,7 +120,7 @@ def _secret_names(names: tuple[str, ...]) -> list[str]:
 
 @lru_cache(maxsize=4)
 def _forms_of_values(variables: tuple[tuple[str, str], ...]) -> list[tuple[str, re.Pattern[str], str]]:
-    long = [(name, value) for name, value in variables if len(value) >= _SHORT]
+    long = [(name, value.strip()) for name, value in variables if len(value.strip()) >= _SHORT]
     return [(form, pattern, name) for name, value in long for form, pattern in forms_of(value)]
 
 

@@ -1,6 +1,7 @@
 """The options of a call, and how arguments become a `Call`.
 
-A new option takes a line in one of the classes of options, one in `_CHECKS`, and a field of `records.Call`.
+A new option takes a line in one of the classes of options, one in `_CHECKS`, and a field of `records.Call`;
+CONTRIBUTING.md lists what else may be needed.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def texts_of(texts: Any) -> tuple[str, ...]:
     listed = isinstance(texts, Iterable) and not isinstance(texts, Mapping | bytes)
     given = (texts,) if isinstance(texts, str) else tuple(texts) if listed else ()
     if not given:
-        raise InvalidRequestError(f"no text was given to embed, but {texts!r:.40}; expected a str or a list of them")
+        raise InvalidRequestError(f"texts is {texts!r:.40}; expected a str or a list of them")
     for number, text in enumerate(given):
         if not isinstance(text, str) or not text.strip():
             raise InvalidRequestError(f"text {number} to embed is {text!r:.40}; expected a str that is not empty")

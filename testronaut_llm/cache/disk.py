@@ -94,7 +94,7 @@ def opened(folder: Path, *, suspect: bool = False, timeout: float | None = None)
 
 
 def connect(file: Path, timeout: float) -> Connection:
-    """Returns a connection that closes itself when its last reference goes."""
+    """Returns a connection that closes itself when its last reference is deleted."""
     db = sqlite3.connect(file, timeout=timeout, isolation_level=None, check_same_thread=False, factory=Connection)
     db.execute("PRAGMA synchronous = NORMAL")
     return db

@@ -150,6 +150,8 @@ def classify(
         screen.out_json(found) if as_json else screen.out(found.label)
         shares = ", ".join(f"{one} {share:.0%}" for one, share in found.probabilities.items())
         asked = " -> ".join(one.model for one in found.verdicts)
+        if found.error is not None:
+            screen.note(f"a later request failed ({found.error.code}): {found.error}")
         screen.note(
             f"{asked}: {shares} (by {found.method}, {counted(len(found.answers), 'answer')}), {options.bill(llm)}"
         )
@@ -203,6 +205,8 @@ def show_route(found: Route, *, drawn: bool | None = None) -> None:
         rows.append([one.alias, tokens, one.est_cost, one.worst_cost, *seconds, one.kept, "; ".join(why)])
     columns = ("model", "tokens", "cost", "at most", *(["seconds"] if measured else []), "selected", "why")
     screen.table(f"{found.task}: {found.strategy}", columns, rows, drawn=drawn)
+    if not found.kept:
+        screen.note("no model would be asked; the table says why")
     modes = {mode: [one.alias for one in found.candidates if one.secrets == mode] for mode in get_args(Secrets)}
     screen.note("secrets: " + "; ".join(f"{mode} ({', '.join(names)})" for mode, names in modes.items() if names))
 

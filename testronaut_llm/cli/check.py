@@ -22,6 +22,7 @@ TESTED_LITELLM = "1.110.2"
 """The newest LiteLLM release that passed the tests."""
 
 _SECRETS = "mask, allow for local models"
+_WORDS = {_SECRETS: "masked, but for local models", "mask": "masked", "refuse": "refused", "allow": "sent unchanged"}
 _LIVE = "Send one token to each ready model; this costs money. The result is not kept: `route` does not know it."
 
 
@@ -54,7 +55,7 @@ def check(
         "tasks": {name: _can_run(settings, name, ready) for name in settings.tasks},
         "secrets": {name: task.secrets or settings.secrets or _SECRETS for name, task in settings.tasks.items()},
         "litellm": litellm_version(),
-        "prices": f"{table.name}, newest dated model of {table.newest}" if table else "none; see prices update --help",
+        "prices": f"{table.name}, newest model in it: {table.newest}" if table else "none; see prices update --help",
         "warnings": list(warnings()),
     }
     stopped = [name for name, can_run in found["tasks"].items() if not can_run]
@@ -136,7 +137,8 @@ def _show(found: dict[str, Any], stopped: dict[str, list[str]]) -> None:
         rows.append((one["alias"], one["model"], one["ready"], about))
     screen.table("models", ("name", "model", "ready", "note"), rows)
     for mode in dict.fromkeys(found["secrets"].values()):
-        screen.note(f"secrets: {mode} ({', '.join(name for name, one in found['secrets'].items() if one == mode)})")
+        tasks = ", ".join(name for name, one in found["secrets"].items() if one == mode)
+        screen.note(f"secrets in prompts: {_WORDS.get(mode, mode)} ({tasks})")
     screen.note(f"litellm {found['litellm']}; prices: {found['prices']}")
     for warning in found["warnings"]:
         screen.note(f"warning: {warning}")

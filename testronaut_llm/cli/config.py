@@ -63,7 +63,7 @@ def init(
     write_file(file.with_name(SCHEMA_FILE.name), SCHEMA_FILE.read_text("utf-8"))
     load_config(file)
     record(file)
-    screen.note(f"models on this machine:\n{states.replace('#', ' ').rstrip()}")
+    screen.note(f"models of llm.yaml:\n{states.replace('#', ' ').rstrip()}")
     screen.note("next: testronaut-llm check, then testronaut-llm run cli_analysis 'Explain ls -la'")
 
 

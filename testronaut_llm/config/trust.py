@@ -45,10 +45,10 @@ Shape = TypeVar("Shape", bound=Section)
 
 
 def limited(config: LLMConfig, unfilled: Iterable[tuple[Where, str]]) -> tuple[LLMConfig, list[str], list[str]]:
-    """Returns the configuration with allowed settings only, and the settings without effect.
+    """Returns the configuration with allowed settings only, and the ignored settings outside `models`.
 
-    The latter, outside `models`, in two parts: those that models do not need, and those without which none is ready.
-    `unfilled` are the variables that the file refers to outside `models`, each with its place.
+    Ignored are optional ones, then ones that every model needs. `unfilled` are the variables that the file refers to
+    outside `models`, each with its place.
     """
     withheld: list[tuple[Where, str]] = []
     config = _allowed(config, (), withheld)

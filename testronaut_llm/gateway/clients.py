@@ -73,7 +73,7 @@ class Connection:
         return self._handler
 
     def client(self, litellm: Any, target: Target) -> Any:
-        """Returns LiteLLM's `client` argument for this provider; with another type it would open its own connection."""
+        """Returns LiteLLM's `client` argument; of another type, it would be ignored for one that LiteLLM opens."""
         if self.serves[1] not in ("openai", "azure"):
             return self.handler(litellm)
         if target.key is not None and not isinstance(target.key, SecretStr):

@@ -199,7 +199,8 @@ class ReplyReader:
         if network is not None:
             proxy = proxy_for(base)
             where = ", ".join(filter(None, (base and base.split("?")[0], proxy and f"through the proxy {proxy}")))
-            return errors.ConnectionFailedError(f"{said(network)}{where and f' ({where})'}{running}")
+            fix = running or "; check that its server runs, and the network"
+            return errors.ConnectionFailedError(f"{said(network)}{where and f' ({where})'}{fix}")
         if not self._exchange.requests:
             return errors.InvalidRequestError(f"could not be asked: {said(causes[0])[:300]}")
         if self._exchange.status is None:

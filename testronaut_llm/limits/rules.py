@@ -64,7 +64,7 @@ def at_once(config: LLMConfig, model: ModelConfig) -> int:
 
 
 def key_of(model: ModelConfig) -> str:
-    """Returns the name for pauses and cooldowns of a model. Another model under the same alias has another one."""
+    """Returns the name for pauses and cooldowns of a model. Another model with this alias gets another name."""
     return f"{model.alias} ({model.model})"
 
 

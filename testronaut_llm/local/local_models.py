@@ -48,7 +48,7 @@ class Fetch:
     def late(self) -> LocalModelError:
         """Returns the error of a fetch that took too long."""
         late = f"{self.model.alias}: {self.model.model} was still being pulled when the time of the call was over"
-        return LocalModelError(f"{late}; the next pull continues. Pull it beforehand: {pull_command(self.model)}")
+        return LocalModelError(f"{late}; the next pull continues. Pull it before the call: {pull_command(self.model)}")
 
 
 @dataclass(slots=True)
@@ -202,7 +202,7 @@ class LocalModels:
         if isinstance(error, ConnectionFailedError) and (base := self._served.get(model.alias)):
             return self.runner.crash(base)
         if isinstance(error, LLMTimeoutError) and self._of(model).had_to_load:
-            fix = f"load it beforehand (llm.warm_up({model.alias!r})), or give it a longer `timeout`"
+            fix = f"load it before the call (llm.warm_up({model.alias!r})), or give it a longer `timeout`"
             message = f"{error}. The model was not in memory, and may still have been loading: {fix}"
             return LLMTimeoutError(message, status=error.status, request_id=error.request_id)
         return None

@@ -125,7 +125,7 @@ def fitting_context(
         fix = f"The largest context that fits: write num_ctx: {largest} in llm.yaml, or name a smaller model"
     else:
         asked, size = "", min(SMALLEST_CONTEXT, target)
-        fix = "Close other programs, or name a smaller model or a stronger quantisation (testronaut-llm models list)"
+        fix = "Close other programs, or name a smaller model, or a Q4 file of it (testronaut-llm models list)"
     what = f"embedded/{name}{asked} needs about {_mib(needed(size))} of memory for a context of {size:,} tokens"
     raise LocalModelError(f"{what}, and {_mib(room)} are free. {fix}")
 
@@ -135,7 +135,7 @@ def check_memory(what: str, size: int, most: float | None = None) -> None:
     most = memory() if most is None else most
     if size + OVERHEAD > most:
         lack = f"{what} needs at least {_mib(size)} of memory, and this machine has {_mib(int(most))}"
-        raise LocalModelError(f"{lack}; name a smaller model or a stronger quantisation")
+        raise LocalModelError(f"{lack}; name a smaller model, or a Q4 file of it")
 
 
 def check_disk(folder: Path, needed: int) -> None:

@@ -1,4 +1,4 @@
-"""What is kept on this disk: the folder of embedded models with its index, and the measured speeds of models."""
+"""Stores on this disk: the folder of embedded models with its index, and the measured speeds of models."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ class OllamaServer:
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise PullBrokenError("Ollama cannot be reached any more") from self._unreachable(error)
         except httpx.TimeoutException:
-            raise PullBrokenError(f"nothing came for {silence:g} seconds") from None
+            raise PullBrokenError(f"the server sent nothing for {silence:g} seconds") from None
         except (httpx.HTTPError, ValueError) as error:
             raise PullBrokenError(f"the connection to Ollama broke ({type(error).__name__})") from None
 

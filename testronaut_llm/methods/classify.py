@@ -68,7 +68,7 @@ class Classification(ModelVerdict[L]):
     Attributes:
         verdicts: of each model, in the order in which they were asked.
         cost: USD of all requests; None if a price is unknown.
-        error: the error of a better model that was asked and failed, if `min_confidence` was not reached.
+        error: the last error of a request after the first: of a vote, or of a better model.
 
     >>> found = llm.classify("result_verification", "2 of 2 tests passed", ["passed", "failed"])
     >>> found.label, found.votes, found.cost
@@ -90,6 +90,8 @@ class _Question:
     labels: Labels[Any]
     votes: int
     asked: list[Answer[Any]] = field(default_factory=list)
+    reason: str = ""  # why a better model is asked
+    error: LLMError | None = None  # of the vote or the better model that failed last
     began: float = field(default_factory=time.monotonic)
 
     async def ask(self, model: str | None, number: int) -> Answer[Any]:
@@ -99,7 +101,14 @@ class _Question:
             given["max_cost"] = max(Decimal(0), given["max_cost"] - known_cost(self.asked))
         if self.asked and "deadline" in given:
             given["deadline"] = max(0.001, given["deadline"] - (time.monotonic() - self.began))
-        self.asked.append(await self.answer_of(self.call_with(given)))
+        if self.reason:
+            given["metadata"] = {**self.options.get("metadata", {}), "reason": self.reason}
+        call = self.call_with(given)
+        if number and not call.temperature:
+            call = replace(call, temperature=SAMPLING)  # other votes than the first must be able to differ
+        answer = await self.answer_of(call)
+        attempts = [replace(one, reason=self.reason) if self.reason else one for one in answer.attempts]
+        self.asked.append(replace(answer, attempts=tuple(attempts)))
         return self.asked[-1]
 
     async def verdict(self, model: str | None) -> ModelVerdict[Any]:
@@ -107,12 +116,16 @@ class _Question:
         texts, values = list(self.labels.values), self.labels.values
         answers = [await self.ask(model, 0)]
         votes = Counter([answers[0].parsed])
-        known = token_probabilities(answers[0].logprobs, texts)
+        known = token_probabilities(answers[0].logprobs, texts, answers[0].parsed)
         while known is None and len(answers) < self.votes:
             second, first = sorted((0, *votes.values()))[-2:]
             if first - second > self.votes - len(answers):  # the others cannot change the outcome
                 break
-            answers.append(await self.ask(answers[0].model, len(answers)))
+            try:
+                answers.append(await self.ask(answers[0].model, len(answers)))
+            except LLMError as failed:  # the votes so far are paid for, and count
+                self.error = failed
+                break
             votes[answers[-1].parsed] += 1
         found = known or vote_probabilities(votes, texts)
         leader = votes.most_common(1)[0][0]  # in a tie, the label that was named first
@@ -139,7 +152,7 @@ async def classified(
     """Asks the models of a route in turn, until a verdict has `min_confidence` or no better model is left.
 
     Raises:
-        LLMError: an argument is wrong, or the first model failed. After a better one fails, the verdicts so far count.
+        LLMError: an argument is wrong, or the first request failed. After a later one fails, the answers so far count.
     """
     known, given = labels_of(labels), checked(options, ClassifyOptions.__annotations__)
     votes, min_confidence = (given.pop(name, DEFAULTS[name]) for name in ("votes", "min_confidence"))
@@ -154,18 +167,19 @@ async def classified(
 
     question = _Question(call_with, answer_of, given, known, int(votes))
     verdicts = [await question.verdict(given.get("model"))]
-    error = None
-    while verdicts[-1].confidence < min_confidence and error is None and "model" not in given:
+    while (sure := verdicts[-1].confidence) < min_confidence and "model" not in given:
         route = await asyncio.to_thread(lambda: route_of(call_with({})))  # it may ask a server
         if (better := next_better(route, verdicts[-1].model)) is None:
             break
+        question.reason = f"{verdicts[-1].model} was {sure:.0%} sure, below min_confidence {min_confidence:g}"
         try:
             verdicts.append(await question.verdict(better))
         except LLMError as failed:
-            error = failed
+            question.error = failed
+            break
     surest = max(verdicts, key=lambda verdict: verdict.confidence)
     facts = {one.name: getattr(surest, one.name) for one in fields(surest)}
-    return Classification(**facts, verdicts=tuple(verdicts), cost=total_cost(question.asked), error=error)
+    return Classification(**facts, verdicts=tuple(verdicts), cost=total_cost(question.asked), error=question.error)
 
 
 def next_better(route: Route, alias: str) -> str | None:

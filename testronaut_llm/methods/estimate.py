@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class ModelEstimate:
-    """What the prompts that are not in the cache would cost with one model.
+    """The cost with one model of the prompts that are not in the cache.
 
     Attributes:
         model: its alias; `route` for the sum over the models that are asked first.
@@ -45,7 +45,7 @@ class ModelEstimate:
     reason: str = ""
 
     def add(self, one: Candidate, *, first: bool) -> None:
-        """Counts one prompt more."""
+        """Adds one prompt."""
         if not one.kept:
             self.reason = one.reason
             return
@@ -59,7 +59,7 @@ class ModelEstimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a batch would cost now, if the first model of each prompt answers at its first attempt.
+    """The cost of a batch, if the first model of each prompt answers at its first attempt.
 
     Attributes:
         prompts: how many there are.

@@ -25,7 +25,7 @@ _RELIABLE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Labels(Generic[L]):
-    """What the caller gave as labels, by the text of each, and descriptions, which may be empty."""
+    """The labels as the caller gave them, by the text of each, and their descriptions, which may be empty."""
 
     values: Mapping[str, L]
     descriptions: Mapping[str, str]
@@ -67,12 +67,12 @@ def labels_of(labels: Any) -> Labels[Any]:
     if len({text.casefold() for text in values}) < len(given):
         raise InvalidRequestError(f"labels {list(given)!r:.200} hold a duplicate; expected labels that differ")
     if not 2 <= len(values) <= MOST_LABELS:
-        raise InvalidRequestError(f"{counted(len(values), 'label')}; expected 2 to {MOST_LABELS}")
+        raise InvalidRequestError(f"labels holds {counted(len(values), 'label')}; expected 2 to {MOST_LABELS}")
     return Labels(values, descriptions)
 
 
-def token_probabilities(tokens: Sequence[TokenChoice], labels: Sequence[str]) -> dict[str, float] | None:
-    """Returns the probability of each label, by the tokens of an answer; None if the answer names none.
+def token_probabilities(tokens: Sequence[TokenChoice], labels: Sequence[str], named: str) -> dict[str, float] | None:
+    """Returns the probability of each label, by the tokens of an answer that was read as `named`; None without those.
 
     At each token, the alternatives that some label begins with share the whole probability, since servers report what a
     model would say without the list of labels. A label that begins with the same tokens as the answer gets its share
@@ -81,10 +81,9 @@ def token_probabilities(tokens: Sequence[TokenChoice], labels: Sequence[str]) ->
     said = "".join(one.token for one in tokens)
     quoted = {label: json.dumps(label, ensure_ascii=False) for label in labels}
     spelled = quoted if any(text in said for text in quoted.values()) else {label: label for label in labels}
-    named = max((label for label in labels if spelled[label] in said), key=len, default=None)
-    if named is None:
-        return None
     start = said.rfind(spelled[named])
+    if start < 0:  # the server sent no tokens, or spelled them differently
+        return None
     end = start + len(spelled[named])
     answers = {label: said[:start] + text + said[end:] for label, text in spelled.items()}
     found, share, before = dict.fromkeys(labels, 0.0), 1.0, ""

@@ -120,8 +120,8 @@ def _limits_of(call: Call) -> tuple[Limit, ...]:
 class Reservation:
     """The money of one attempt: `sent` before the request leaves, `settle` when it has ended.
 
-    `worst` is the USD to reserve (None if no price is known); the `limits` must leave it, beyond what earlier attempts
-    of the call `spent`. No call waits for its answer longer than the `lease` (seconds).
+    `worst` is the USD to reserve (None if no price is known). It is refused if `worst` with the USD that the call has
+    already `spent` exceeds one of the `limits`. No call waits for its answer longer than the `lease` (seconds).
     """
 
     ledger: Ledger

@@ -69,7 +69,7 @@ class PriceTable:
 
     @classmethod
     def load(cls, user_file: Path | None = None) -> PriceTable:
-        """Returns the table of this machine, with that of `prices update` in `user_file`. Reads nothing yet."""
+        """Returns the table of this machine, with that of `prices update` in `user_file`. Files are read later."""
         bundled = [functools.partial(_read_bundled, *place) for place in _BUNDLED]
         return cls([functools.partial(_read_user, user_file or user_table_path()), *bundled])
 

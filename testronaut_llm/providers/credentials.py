@@ -169,7 +169,7 @@ def _configured(model: ModelConfig) -> KeySource:
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
             missing = Missing("api_key_env is not the name of a variable", "api_key_env: OPENAI_API_KEY")
         elif not _is_set(name):
-            missing = Missing(f"{shown} is not set", f"export {shown}=<your key>")
+            missing = Missing(f"{shown} is not set", f"export {shown}='your key'")
         return KeySource(kind="variable", name=name, missing=missing, note=f"key from {shown}")
     file, command = model.api_key_file, model.api_key_command or ""
     try:
@@ -200,12 +200,12 @@ def _usual(model: ModelConfig, provider: Provider, endpoint: Endpoint) -> KeySou
     if sign:
         return KeySource(kind="entra", missing=_no_identity(), note=f"Entra ID, because {sign} is set")
     if not provider.key_required or loopback or (provider.generic and elsewhere):
-        return KeySource(kind="none", note="no key is sent")
+        return KeySource(kind="none", note="needs no key")
     if not names:
         what, fix = f"no key for {provider.name}", "name its variable in llm.yaml: api_key_env: <VARIABLE>"
         return KeySource(kind="none", missing=Missing(what, fix))
     what = f"{names[0]} is not set" if len(names) == 1 else f"none of {', '.join(names)} is set"
-    return KeySource(kind="none", missing=Missing(what, f"export {names[0]}=<your key>"))
+    return KeySource(kind="none", missing=Missing(what, f"export {names[0]}='your key'"))
 
 
 def _is_set(variable: str) -> bool:

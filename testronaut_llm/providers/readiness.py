@@ -31,11 +31,12 @@ class Readiness:
 
 
 def readiness(model: ModelConfig, *, probes: Probes | None = None) -> Readiness:
-    """Returns the first thing that a model lacks: trust, variables, fields, a usable endpoint, a key, a server.
+    """Returns what a model lacks: trust; else all of variables, fields, an endpoint and a key; else a server.
 
     Without `probes`, which remember, servers are asked now.
     """
-    unset = Missing(f"{few(model.unset)} is not set", f"export {model.unset[0]}=<value>") if model.unset else None
+    exports = " ".join(f"{name}='your value'" for name in model.unset)
+    unset = Missing(f"{few(model.unset)} is not set", f"export {exports}") if model.unset else None
     try:
         provider = provider_of(model)
     except ConfigError as error:
@@ -43,11 +44,10 @@ def readiness(model: ModelConfig, *, probes: Probes | None = None) -> Readiness:
         return Readiness(ready=False, missing=lack.what, fix=lack.fix)
     endpoint, source = endpoint_of(model, provider), key_source(model, provider)
     check = _CHECKS.get(provider.name)
+    steps = [one for one in (unset or _incomplete(model, provider, endpoint), source.missing) if one]
     missing = (
         not_trusted(model, provider)
-        or unset
-        or _incomplete(model, provider, endpoint)
-        or source.missing
+        or (steps and Missing("; ".join(one.what for one in steps), "; then ".join(one.fix for one in steps)))
         or (check and check(model))
         or (probes or Probes()).ask(model, provider)
     )
@@ -150,11 +150,13 @@ def _google_cloud(_: ModelConfig) -> Missing | None:
     """Returns what is missing if no project is named."""
     if os.environ.get("VERTEXAI_PROJECT"):
         return None
-    return Missing("VERTEXAI_PROJECT is not set", "export VERTEXAI_PROJECT=<project> VERTEXAI_LOCATION=<region>")
+    return Missing(
+        "VERTEXAI_PROJECT is not set", "export VERTEXAI_PROJECT='your project' VERTEXAI_LOCATION='your region'"
+    )
 
 
 _CHECKS: Mapping[str, Callable[[ModelConfig], Missing | None]] = {
     "openai": _ollama_behind_openai,
     **dict.fromkeys(("vertex_ai", "vertex_ai_beta"), _google_cloud),
 }
-"""What some providers need beyond a key and an endpoint, by name."""
+"""Needs of some providers beyond a key and an endpoint, by name."""

@@ -200,7 +200,10 @@ def passed_over(error: LLMError) -> LLMError:
 def all_failed(task: str, last: LLMError, tried: tuple[Attempt, ...]) -> AllModelsFailedError:
     """Returns the error that holds every failure, in order."""
     failures = Counter((one.model, str(one.error)) for one in tried if one.error is not None)
-    lines = "".join(f"\n  {model}: {words}{f' ({n} times)' if n > 1 else ''}" for (model, words), n in failures.items())
+    lines = ""
+    for (model, words), times in failures.items():
+        name = "" if words.startswith(f"{model} (") else f"{model}: "
+        lines += f"\n  {name}{words}{f' ({times} times)' if times > 1 else ''}"
     models = {one.model for one in tried}
     who = f"all {len(models)} models" if len(models) > 1 else "".join(models) or "the model"
     attempts_made = f"{len(tried)} attempt{'s' if len(tried) != 1 else ''}"

@@ -30,7 +30,7 @@ def _candidate(row: ModelConfig, task: TaskConfig, floor: int, secrets: Secrets 
     provider, local, reason = provider_of(row), is_local(row), ""
     if row.quality < floor:
         wanted = f"quality {row.quality}, and {task.name} wants at least {floor}"
-        reason = f"too weak: {wanted}; lower its `min_quality`, or name the model: model=, --model {row.alias}"
+        reason = f"too weak: {wanted}; lower `min_quality` of the task, or name the model: --model {row.alias}"
     elif task.private and not local:
         reason = f"not private: {task.name} may not leave this machine, and {row.model} is not local"
     return Candidate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 SOURCE = "."
-"""What pip installs: the source folder, in which the command is run. A release writes the name on the index here."""
+"""The argument of pip: the source folder, in which the command is run. A release writes the name on the index here."""
 
 
 def install(extra: str = "") -> str:

@@ -64,9 +64,8 @@ _KEYS = (
     ("webhook", "hooks.slack.com", r"(\bhooks\.slack\.com/(?:services|workflows)/)[\w/]{20,}"),
     ("webhook", "/api/webhooks/", r"(/api/webhooks/[0-9]{10,25}/)[\w-]{30,}"),
 )
-_SIGN = (
-    r"[\"']?\s{0,3}(?:=>|[:=]|>(?=[^<>\s]{8,200}</))\s{0,3}[\"']?"  # of YAML, JSON, shells; of Ruby, PHP, Perl; of XML
-)
+_SIGN = r"\\{0,3}[\"']?\s{0,3}(?:=>|[:=]|>(?=[^<>\s]{8,200}</))\s{0,3}\\{0,3}[\"']?"
+"""Between a name and its value: in YAML, JSON (also escaped) and shells; in Ruby, PHP, Perl; in XML."""
 _FLAG = r"(?:-p|(?:-u|--user)[= ][^\s:]{1,64}:)"
 _NAMED = (
     ("bearer token", "bearer", rf"(\bbearer\s+){_RANDOM}[\w.~+/=-]{{8,}}"),
@@ -89,8 +88,8 @@ _NAMED = (
     (
         "key or password",
         "key token secret pass pwd auth",
-        rf"(?=[acempst_\"'])((?:(?:(?<![a-z])|_)(?:token|secret|passwd|pwd)|passphrase|password|[\"'](?:pass|auth)(?=[\"'])"
-        rf"|{_NAME}){_SIGN})(?![$%*]){_MIXED}",
+        rf"(?=[acempst_\"'])((?:(?:(?<![a-z])|_)(?:token|secret|passwd|pwd)|_pass(?==)|passphrase|password"
+        rf"|[\"'](?:pass|auth)(?=[\"'])|{_NAME}){_SIGN})(?![$%*]){_MIXED}",
     ),
     ("key or password", "--", rf"((?<!-)--[\w-]{{0,20}}(?:password|passwd|token|secret|api-?key) )(?!-){_MIXED}"),
     (

@@ -29,7 +29,7 @@ _HASH_DIGITS, _LARGEST = 16, 2**63
 
 @contextmanager
 def _harmless() -> Iterator[None]:
-    """Logs errors of the application's processors and exporters, so that no call fails from them."""
+    """Logs errors of the application's processors and exporters, so that they fail no call."""
     try:
         yield
     except Exception as error:  # noqa: BLE001

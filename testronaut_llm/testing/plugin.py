@@ -221,7 +221,8 @@ def _write_summary(terminalreporter: pytest.TerminalReporter, file: Path) -> Non
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if file := config.getoption("--llm-summary"):
+    file = config.getoption("--llm-summary")
+    if file and not hasattr(config, "workerinput"):  # the process that starts the workers has all reports
         _write_summary(terminalreporter, Path(file))
     orphans = config.stash.get(_ORPHANS, [])
     if orphans:

@@ -15,9 +15,10 @@ import pytest
 from manager_kit import manager, model
 
 from testronaut_llm import LLMConfig, LLMManager, errors
-from testronaut_llm.errors import AllModelsFailedError, InvalidRequestError, LLMError
+from testronaut_llm.errors import AllModelsFailedError, InvalidRequestError, LLMError, ServerError
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import Reply, Request
+from testronaut_llm.methods.classify import SAMPLING
 from testronaut_llm.methods.labels import labels_of, token_probabilities, vote_probabilities
 from testronaut_llm.records import TokenChoice, Usage
 
@@ -52,6 +53,11 @@ TOKENS: dict[str, tuple[list[str], list[TokenChoice], dict[str, float]]] = {
         tokens(('"', {'"': 1}), ("fa", {"fa": 1}), ("iled", {"iled": 0.7, "ulty": 0.3}), ('"', {'"': 1})),
         {"failed": 0.7, "faulty": 0.3},
     ),
+    "a label that is also a key of the answer": (
+        ["error", "result"],
+        tokens(('{"result":"', {'{"result":"': 1}), ("error", {"error": 0.9, "result": 0.1}), ('"}', {'"}': 1})),
+        {"error": 0.9, "result": 0.1},
+    ),
     "one label begins another": (
         ["pass", "passed"],
         tokens(('"', {'"': 1}), ("pass", {"pass": 1}), ('"', {'"': 0.8, "ed": 0.2})),
@@ -72,16 +78,17 @@ TOKENS: dict[str, tuple[list[str], list[TokenChoice], dict[str, float]]] = {
 
 @pytest.mark.parametrize("case", TOKENS)
 def test_a_labels_probability_is_that_of_its_tokens(case: str) -> None:
-    """However the answer was cut into tokens, and whatever else the model might have said."""
+    """The answer, which is the first label, may be cut into any tokens, with any alternatives."""
     labels, said, expected = TOKENS[case]
-    found = token_probabilities(said, labels)
+    found = token_probabilities(said, labels, labels[0])
     assert found is not None
     assert found == pytest.approx(expected)
 
 
 def test_tokens_without_a_label_prove_nothing() -> None:
-    """So votes decide."""
-    assert token_probabilities([], LABELS) is token_probabilities(tokens(("maybe", {"maybe": 1})), LABELS) is None
+    """If no token is a label, votes are used."""
+    assert token_probabilities([], LABELS, "passed") is None
+    assert token_probabilities(tokens(("maybe", {"maybe": 1})), LABELS, "passed") is None
 
 
 def test_votes_become_probabilities() -> None:
@@ -95,8 +102,8 @@ def test_votes_become_probabilities() -> None:
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (["one"], "1 label; expected 2 to 26"),
-        ([f"l{n}" for n in range(27)], "27 labels; expected 2 to 26"),
+        (["one"], "labels holds 1 label; expected 2 to 26"),
+        ([f"l{n}" for n in range(27)], "labels holds 27 labels; expected 2 to 26"),
         (["a", " A"], "hold a duplicate"),
         (["a", ""], "label ''"),
         (["a", 3], "label 3"),
@@ -334,4 +341,31 @@ def test_a_model_that_refuses_log_probabilities_is_asked_without(api: Any) -> No
 def test_a_label_of_hardly_any_probability_is_a_label(logprob: float) -> None:
     """OpenAI reports -9999 for a token that is very unlikely."""
     tokens = [TokenChoice(token="passed", logprob=logprob, others={"The": -0.1})]
-    assert token_probabilities(tokens, ["passed", "failed"]) == {"passed": 1.0, "failed": 0.0}
+    assert token_probabilities(tokens, ["passed", "failed"], "passed") == {"passed": 1.0, "failed": 0.0}
+
+
+def test_a_vote_that_fails_ends_the_voting(asynchronous: bool) -> None:
+    """The votes before it count, and its error is in the result."""
+    judges = Judges({"mute": ["passed", ServerError("down")]})
+    with judged(judges, models=["mute"]) as llm:
+        found = ask(llm, asynchronous, votes=3)
+    assert (found.label, len(found.answers), found.votes) == ("passed", 1, {"passed": 1, "failed": 0})
+    assert found.error is not None
+    assert "down" in str(found.error)
+
+
+def test_votes_can_differ_if_a_server_leaves_log_probabilities_out(asynchronous: bool) -> None:
+    """The first request counts as a vote; the others are sampled."""
+    judges = Judges({"weak": ["passed"]})
+    with judged(judges, models=["weak"]) as llm:
+        assert ask(llm, asynchronous).method == "votes"
+    assert [temperature for _, temperature in judges.asked] == [0.0, SAMPLING]
+
+
+def test_the_trace_says_why_a_better_model_was_asked(asynchronous: bool) -> None:
+    """Its attempts have the reason."""
+    judges = Judges({"weak": ["passed"], "good": ["failed"]}, {"weak": 0.6, "good": 0.9})
+    with judged(judges) as llm:
+        found = ask(llm, asynchronous, min_confidence=0.8)
+    (attempt,) = found.answers[0].attempts
+    assert attempt.reason == "weak was 60% sure, below min_confidence 0.8"

@@ -298,6 +298,27 @@ def test_a_variable_is_found_however_it_is_written(monkeypatch: pytest.MonkeyPat
     assert masking.restore(sent) == text
 
 
+def test_blanks_around_a_variable_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value read from a file often ends with a line break; a value of blanks only is no secret."""
+    monkeypatch.setenv("A_TOKEN", " padded words\n")
+    monkeypatch.setenv("B_TOKEN", " " * 12)
+    assert masked([f"a padded words{' ' * 20}."])[0] == (f"a <secret-1>{' ' * 20}.",)
+
+
+def test_a_placeholder_that_json_escapes_is_restored() -> None:
+    """Some models write `<` and `>` as escapes."""
+    (_,), masking = masked([TOKEN])
+    assert json.loads(masking.restore('{"t": "\\u003csecret-1\\u003E <secret-2>"}', as_json=True)) == {
+        "t": f"{TOKEN} <secret-2>"
+    }
+
+
+@pytest.mark.parametrize("text", ['{\\"password\\": \\"{}\\"}', "DB_PASS={}", 'log: "{\\"token\\":\\"{}\\"}"'])
+def test_named_values_are_found_in_escaped_json_and_shells(text: str) -> None:
+    """As logs hold them."""
+    assert "hunter2" not in masked([text.replace("{}", "hunter2hunter2")])[0][0]
+
+
 def test_a_variable_counts_as_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new value, another name and a deleted variable are seen at once."""
     text = "first value, second value"

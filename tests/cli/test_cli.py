@@ -133,7 +133,7 @@ def test_a_terminal_gets_tables_and_bars(run: Run, folder: Path, capsys: pytest.
     assert lines[1].split() == ["model", "tokens", "cost", "at", "most", "selected"]
     assert lines[2].startswith("good ")
     reasons = lines.index("keyless, anthropic/claude-opus-4-1: not ready: ANTHROPIC_API_KEY is not set;")
-    assert lines[reasons + 1] == "    export ANTHROPIC_API_KEY=<your key>"
+    assert lines[reasons + 1] == "    export ANTHROPIC_API_KEY='your key'"
     assert max(map(len, lines)) <= 80
     screen.table("two", ("what", "value"), [("a", "x" * 99 + " y"), ("b", "one\ntwo"), ("c", "")])
     assert capsys.readouterr().out == f"two\na:\n    {'x' * 99}\n    y\nb: one\n    two\n"
@@ -183,7 +183,7 @@ def test_where_nothing_is_ready_a_free_way_is_shown(run: Run, monkeypatch: pytes
     asked = "the same command with --model embedded/smollm2-135m"
     code, out, err = run("run", "default", "hi")
     assert (code, out) == (2, "")
-    assert "export ANTHROPIC_API_KEY=<your key>" in err
+    assert "export ANTHROPIC_API_KEY='your key'" in err
     assert f"testronaut-llm models pull embedded/smollm2-135m\n  then {asked}" in err
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     steps = f"{install.install('embedded')}; then testronaut-llm models pull embedded/smollm2-135m"
@@ -398,7 +398,7 @@ def test_route_and_check_say_what_happens_to_secrets(run: Run, folder: Path) -> 
     report = json.loads(run("route", "cli_analysis", token, "--show-masked", "--json")[1])
     assert [one["content"] for one in report["messages"]] == ["<secret-1>"]
     assert report["candidates"][0]["secrets"] == "mask"
-    assert "secrets: mask, allow for local models (cli_analysis, default)" in run("check")[2]
+    assert "secrets in prompts: masked, but for local models (cli_analysis, default)" in run("check")[2]
     edit(folder, "version: 1\n", "version: 1\nsecrets: refuse\n")
     assert json.loads(run("check", "--json")[1])["secrets"] == {"cli_analysis": "refuse", "default": "refuse"}
     code, out, err = run("route", "cli_analysis", token)
@@ -434,7 +434,7 @@ def test_check_embeds_with_a_model_that_makes_vectors(run: Run, folder: Path, ap
 def test_check_tells_of_the_installation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """LiteLLM's version, or that it is missing, and the age of the prices."""
     _, _, err = run("check")
-    assert re.search(r"litellm \d+\.\d+\.\d+; prices: litellm .*, newest dated model of 20\d\d-", err)
+    assert re.search(r"litellm \d+\.\d+\.\d+; prices: litellm .*, newest model in it: 20\d\d-", err)
     monkeypatch.setattr(check, "version", lambda _: None)
     assert "litellm not installed" in run("check")[2]
 
@@ -477,7 +477,7 @@ def test_init_writes_a_file_that_is_valid_and_trusted(
     assert json.loads(run("check", "--json")[1])["trusted"]
     assert run("init", "--force")[0] == 0
     text = (new / "llm.yaml").read_text()
-    assert "#   luna (openai/gpt-6-luna): OPENAI_API_KEY is not set; export OPENAI_API_KEY=<your key>\n" in text
+    assert "#   luna (openai/gpt-6-luna): OPENAI_API_KEY is not set; export OPENAI_API_KEY='your key'\n" in text
     schema = text.splitlines()[0].removeprefix("# yaml-language-server: $schema=")
     assert json.loads((new / schema).read_text())["title"] == "llm.yaml of testronaut-llm"
     assert not [path for path in (str(tmp_path), str(Path.home()), sys.prefix, "file:/") if path in text]

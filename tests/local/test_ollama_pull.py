@@ -176,7 +176,7 @@ def test_a_silent_server_is_given_up() -> None:
     """Nothing for the whole patience: the next try begins."""
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections, and never answers
         server = OllamaServer(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with server, pytest.raises(LocalModelError, match=r"in 3 tries: nothing came for 0\.05 seconds"):
+        with server, pytest.raises(LocalModelError, match=r"in 3 tries: the server sent nothing for 0\.05 seconds"):
             pull(server, "qwen3", patience=0.05)
 
 

@@ -32,9 +32,8 @@ LADDER = (
     ("routing", "routing.*", "proxy", "proxy.*"),
     ("gateway", "gateway.*"),
     ("prompts", "options"),
-    ("methods", "methods.batch", "methods.compare", "methods.agreement", "methods.labels", "methods.streams"),
     ("services", "attempt", "attempt.*", "call"),
-    ("methods.classify", "methods.estimate"),
+    ("methods", "methods.*"),
     ("engine", "llm_manager", ""),
     ("cli", "cli.*", "testing", "testing.*"),
 )
@@ -63,7 +62,7 @@ HANDS_ON = {
 SPEAKS = ("cli", "cli.*", "local.embedded_child")
 """The command line, and a child process whose stdout is a pipe to its parent."""
 
-LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 18_866
+LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 18_902
 
 
 def every_module(check: Callable[[Module], None]) -> Callable[[], None]:

@@ -49,7 +49,7 @@ print(state.ready, state.missing, state.fix, endpoint_of(model, provider_of(mode
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        ({}, "False|ACME_API_KEY is not set|export ACME_API_KEY=<your key>|https://models.acme.example/v1"),
+        ({}, "False|ACME_API_KEY is not set|export ACME_API_KEY='your key'|https://models.acme.example/v1"),
         ({"ACME_API_KEY": "k"}, "True|||https://models.acme.example/v1"),
     ],
 )

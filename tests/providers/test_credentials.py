@@ -93,10 +93,10 @@ def test_a_key_is_sent_to_its_own_provider_only(
 NONE_OF = "none of AZURE_API_KEY, AZURE_OPENAI_API_KEY is set"
 IN_THE_OPEN = "the key would be sent to 'proxy.example' over plain http"
 REFUSED: list[tuple[str, dict[str, Any], dict[str, str], str, str]] = [
-    ("openai/x", {}, {}, "OPENAI_API_KEY is not set", "export OPENAI_API_KEY=<your key>"),
-    ("openai/x", {}, {"OPENAI_API_KEY": "  "}, "OPENAI_API_KEY is not set", "export OPENAI_API_KEY=<your key>"),
-    ("azure/x", AZURE, {}, NONE_OF, "export AZURE_API_KEY=<your key>"),
-    ("openai/x", {"api_key_env": "MY_KEY"}, OPENAI, "MY_KEY is not set", "export MY_KEY=<your key>"),
+    ("openai/x", {}, {}, "OPENAI_API_KEY is not set", "export OPENAI_API_KEY='your key'"),
+    ("openai/x", {}, {"OPENAI_API_KEY": "  "}, "OPENAI_API_KEY is not set", "export OPENAI_API_KEY='your key'"),
+    ("azure/x", AZURE, {}, NONE_OF, "export AZURE_API_KEY='your key'"),
+    ("openai/x", {"api_key_env": "MY_KEY"}, OPENAI, "MY_KEY is not set", "export MY_KEY='your key'"),
     ("anthropic/x", {"api_base": "HTTP://proxy.example"}, {"ANTHROPIC_API_KEY": CANARY}, IN_THE_OPEN,
      "use https in api_base, or accept the risk with: export TESTRONAUT_LLM_ALLOW_HTTP_KEYS=1"),
     ("openai/x", {"api_key_command": "no-such-program x"}, {}, "api_key_command 'no-such-program' is not on PATH",

@@ -268,9 +268,9 @@ def test_only_a_model_server_on_loopback_is_local_by_itself(monkeypatch: pytest.
 
 NOTES: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
     ("openai/gpt", {}, {"OPENAI_API_KEY": "sk-canary-1"}, "key from OPENAI_API_KEY"),
-    ("openai/x", {"api_base": "http://127.0.0.1:8080/v1"}, {}, "no key is sent, endpoint from llm.yaml"),
+    ("openai/x", {"api_base": "http://127.0.0.1:8080/v1"}, {}, "needs no key, endpoint from llm.yaml"),
     ("openai/x", {}, {"OPENAI_BASE_URL": "https://gateway.example/v1"},
-     "no key is sent, endpoint from OPENAI_BASE_URL"),
+     "needs no key, endpoint from OPENAI_BASE_URL"),
     ("openai/x", {"api_base": "https://gateway.example/v1"}, {"OPENAI_API_KEY": "k"},
      "OPENAI_API_KEY is not sent there without `api_key_env: OPENAI_API_KEY`, endpoint from llm.yaml"),
     ("azure/x", {}, {"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com/", "AZURE_OPENAI_API_KEY": "k"},
@@ -293,16 +293,17 @@ def test_readiness_says_what_would_be_used(
 
 
 def test_an_unset_variable_of_its_row_makes_a_model_not_ready() -> None:
-    """`${VAR}` without a value stops this model, not the file."""
+    """`${VAR}` without a value stops this model, not the file. A missing key is named, too, each with its command."""
     found = readiness(a_model("azure/x", api_base="${MY_BASE}", unset=("MY_BASE",)))
-    assert (found.missing, found.fix) == ("MY_BASE is not set", "export MY_BASE=<value>")
+    assert found.missing == "MY_BASE is not set; none of AZURE_API_KEY, AZURE_OPENAI_API_KEY is set"
+    assert found.fix == "export MY_BASE='your value'; then export AZURE_API_KEY='your key'"
 
 
 def test_a_row_may_need_an_endpoint_or_other_fields(own_table: dict[str, Provider]) -> None:
     """Any field of the file can be required; a row without an endpoint never borrows OpenAI's."""
     for reference in ("azure/x", "hosted_vllm/x", "litellm_proxy/x", "azure_ai/x"):
         found = readiness(a_model(reference))
-        assert found.missing.endswith("needs an endpoint")
+        assert "needs an endpoint" in found.missing
         assert "`api_base:` in llm.yaml, or set " in found.fix
     row = Provider(name="needy", client="handler", required=("api_version",), key_required=False)
     register_provider(row)

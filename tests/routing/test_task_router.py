@@ -46,7 +46,9 @@ def test_too_weak_is_excluded_with_both_numbers() -> None:
     excluded = verdicts(config(min_quality=5))
     assert excluded["sonnet"] is None
     assert excluded["qwen"] is None
-    assert excluded["toy"].startswith("too weak: quality 1, and cli_analysis wants at least 5; lower its `min_quality`")
+    assert excluded["toy"].startswith(
+        "too weak: quality 1, and cli_analysis wants at least 5; lower `min_quality` of the task"
+    )
 
 
 def test_a_private_task_stays_on_this_machine() -> None:

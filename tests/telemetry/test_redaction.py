@@ -123,7 +123,7 @@ def test_a_value_is_known_by_what_stands_before_it(text: str, masked: str) -> No
 
 
 PROSE = [
-    "Set OPENAI_API_KEY, or write `api_key_env: OPENAI_API_KEY` in llm.yaml; run: export OPENAI_API_KEY=<your key>",
+    "Set OPENAI_API_KEY, or write `api_key_env: OPENAI_API_KEY` in llm.yaml; run: export OPENAI_API_KEY='your key'",
     "none of AZURE_API_KEY, AZURE_OPENAI_API_KEY is set; api_key_command: pass show openai",
     "The bearer of bad news used basic authentication; a bearer token is required. Authorization: required",
     "sk-learn-compatible-estimators and risk-averse-1234567890-decisions; task-based-approach",
