@@ -14,6 +14,7 @@ import sqlite3
 import threading
 import time
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -25,11 +26,11 @@ from testronaut_llm.money.ledger_file import LedgerBusyError, LedgerFile, Period
 from testronaut_llm.support.money import CONTEXT
 from testronaut_llm.telemetry.log import logger
 
-_MOST_UNWRITTEN = 256  # hits in memory; they are written with the next settlement, or at the end
+_MOST_HITS = 256  # in memory; they are written with the next settlement, or at the end
 _DAY = 86_400.0
 _LEAST_OF_A_DAY = 0.25  # a busy minute says little about a day
 
-_HIT = """INSERT INTO daily (scope, day, task, model, hits, saved_by_cache) VALUES (?, ?, ?, ?, 1, ?)
+_HIT = """INSERT INTO daily (scope, day, task, model, hits, saved_by_cache) VALUES (?, ?, ?, ?, ?, ?)
           ON CONFLICT DO UPDATE SET hits = hits + excluded.hits,
           saved_by_cache = saved_by_cache + excluded.saved_by_cache"""
 _RELEASE = "DELETE FROM attempts WHERE state < 2 AND state = 0 AND lease < ?"
@@ -74,7 +75,9 @@ class Ledger:
     def forget(self) -> None:
         """Drops unwritten data; in a forked child it belongs to the parent."""
         self._lock = threading.RLock()  # the garbage collector may close a call, and so settle, during a write
-        self._unwritten: list[Callable[[sqlite3.Connection], object]] = []  # settlements and hits, the oldest first
+        self._settlements: list[Callable[[sqlite3.Connection], object]] = []  # unwritten, the oldest first
+        self._hits: defaultdict[tuple[str, str, str, str], list[int]] = defaultdict(lambda: [0, 0])
+        self._new_hits = 0
         self.ids = itertools.count(secrets.randbits(61))  # of attempts: unique among processes, and never used again
 
     def book(self, settle: Callable[[sqlite3.Connection], object], change: Decimal, *, unpriced: int) -> None:
@@ -82,16 +85,18 @@ class Ledger:
         with self._lock:
             self._cost = CONTEXT.add(self._cost, change)
             self._unpriced += unpriced
-            self._unwritten.append(settle)
+            self._settlements.append(settle)
         self._write()
 
     def hit(self, scope: str, task: str, model: str, saved: Decimal | None) -> None:
         """Counts an answer from the cache and the USD that it saved. A killed process may lose it."""
-        row = (scope, day_of(self.clock()), task, model, pico(saved) or 0)
         with self._lock:
+            row = self._hits[scope, day_of(self.clock()), task, model]
+            row[0] += 1
+            row[1] += pico(saved) or 0
             self._saved = CONTEXT.add(self._saved, saved or Decimal(0))
-            self._unwritten.append(lambda db: db.execute(_HIT, row))
-        if len(self._unwritten) >= _MOST_UNWRITTEN:
+            self._new_hits += 1
+        if self._new_hits >= _MOST_HITS:
             self._write()
 
     @property
@@ -140,11 +145,19 @@ class Ledger:
     def _write(self, *, strict: bool = False) -> None:
         """Writes unwritten data in one transaction; with `strict`, raises if that fails."""
         with self._lock:
-            works = tuple(self._unwritten)
+            settlements, hits = list(self._settlements), [(*key, *sums) for key, sums in self._hits.items()]
+            self._new_hits = 0
+
+            def write(db: sqlite3.Connection) -> None:
+                for settle in settlements:
+                    settle(db)
+                db.executemany(_HIT, hits)
+
             try:
-                if works:
-                    self.file.run(lambda db: [work(db) for work in works])
-                    del self._unwritten[: len(works)]
+                if settlements or hits:
+                    self.file.run(write)
+                    del self._settlements[: len(settlements)]
+                    self._hits.clear()
             except ConfigError as error:
                 if strict:
                     raise
