@@ -31,7 +31,7 @@ LOCAL = ("ollama", "embedded")
 
 
 class _Served:
-    """Stands in for the embedded runner: the server of faults answers in place of its child."""
+    """Replaces the embedded runner: the fault server answers in place of its child process."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -40,10 +40,10 @@ class _Served:
         return Endpoint(api_base=f"{self.url}/v1", token="token")
 
     def crash(self, _: str) -> None:
-        """The child goes on."""
+        """Does nothing; the child continues."""
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Does nothing; there is nothing to end."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _surroundings(_own_folders: None, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The shared home, short waits of our own, one host name that is not found; and no thread that piles up."""
+    """Sets the shared home, short waits and one unknown host name; no threads pile up."""
 
     def look_up(host: Any, *arguments: Any, **named: Any) -> Any:
         if str(host).rstrip("'").endswith("llm.invalid"):
