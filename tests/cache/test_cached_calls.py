@@ -311,7 +311,7 @@ def test_a_validator_that_raises_is_no_trouble_of_the_store(
 
 
 def test_a_local_model_hits_again_after_all_was_forgotten(api: Make) -> None:
-    """The digest of a model is kept beside the answers; if it is lost, hits work again once it is known."""
+    """After the cache is cleared, the first call asks and the later ones are hits."""
     with cached({"m": model("ollama", api("a", faults.good()))}) as llm:
         assert [llm.complete("t", "hi").cached for _ in range(3)] == [False, True, True]
         CacheFiles(llm.config.cache).clear()

@@ -63,7 +63,7 @@ def test_stored_and_repeated_prompts_cost_nothing(llm: LLMManager) -> None:
 
 
 def test_what_cannot_be_asked_is_refused(llm: LLMManager) -> None:
-    """Empty prompts and prompts that fit no window are counted each time."""
+    """Empty prompts and prompts that fit no window count as refused, each time."""
     found = llm.estimate("t", ["", "x " * 20_000, "x " * 20_000, "fine"])
     assert (found.prompts, found.cached, found.refused, found.route.first) == (4, 0, 3, 1)
     assert "window too small" in found.models[0].reason

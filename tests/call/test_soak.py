@@ -31,7 +31,7 @@ BAD: tuple[Reply, ...] = (
 
 
 def unreliable(share: float, seed: int) -> Reply:
-    """Returns good answers, and a given share of failures of all kinds."""
+    """Returns a reply that is good, or bad in this share of the requests."""
     chance, lock, well = random.Random(seed), threading.Lock(), faults.good("fine", usage=(10, 5))
 
     def reply(exchange: Exchange) -> None:
