@@ -222,7 +222,7 @@ def test_no_command_advises_an_option_that_it_lacks(run: Run, command: str) -> N
 
 
 def test_one_constant_says_how_to_install() -> None:
-    """Until the name is on an index, whoever registers it there could be installed; a release changes the constant."""
+    """Until the name is registered, no text names it for an install; a release changes one constant."""
     assert install.install("embedded") == "pip install '.[embedded]' (in the source folder of testronaut-llm)"
     root = Path(install.__file__).parents[2]
     advice = re.compile(

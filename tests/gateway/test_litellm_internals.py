@@ -44,7 +44,7 @@ async def test_a_handler_takes_our_http_client(api: Make, wire: str, stream: boo
 
 
 async def _embedded(api: Api, client: Any, wire: str = "openai", **changed: Any) -> int:
-    """Number of requests of one embedding of LiteLLM's."""
+    """Returns the number of requests of one embedding of LiteLLM's."""
     asked = Request(target=target(wire, api.url), texts=("one",), timeout=5.0)
     with contextlib.suppress(Exception):
         await load_litellm().aembedding(**{**arguments(asked), **changed}, client=client)

@@ -62,7 +62,7 @@ async def llm(
     cassette: Cassette,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
-    """Ask the wire. What was recorded sync is replayed async too, so only the sync half records."""
+    """Asks the wire. Replays of sync recordings serve async, too, so only the sync half records."""
     if wire_servers.recording and asynchronous:
         pytest.skip("recorded by the sync test")
     mode = request.node.originalname.removeprefix("test_")
