@@ -36,7 +36,7 @@ def outcomes(findings: dict[str, tuple[str, str]]) -> dict[str, str]:
 
 
 def good(body: dict[str, Any]) -> dict[str, Any]:
-    """The answers of a correct model: the prompt was read in full, and an object is returned on request."""
+    """Returns the answer of a correct model: the prompt was read in full, and a schema gives an object."""
     words = sum(len(one["content"].split()) for one in body["messages"])
     text = '{"word": "blue", "sure": true}' if body.get("format") else "Hello."
     return {"message": {"role": "assistant", "content": text}, "prompt_eval_count": 10 + words}
@@ -82,7 +82,7 @@ def test_what_does_not_load_is_not_asked(home: ModelStore) -> None:
 
 
 def test_a_sound_ollama_model_passes(ollama: Ollama) -> None:
-    """Only the request of the repeatability check is sent twice."""
+    """All checks pass but `embeds`, which is skipped; every request has temperature 0."""
     ollama.answer = good
     assert outcomes(found(ollama.row())) == {"embeds": "skipped"}
     assert all(body["options"]["temperature"] == 0 for body in ollama.bodies())

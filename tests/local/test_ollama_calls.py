@@ -191,7 +191,7 @@ async def test_calls_with_other_caps_do_not_load_a_model_again(ollama: Ollama, m
 async def test_a_context_grows_and_never_shrinks(
     ollama: Ollama, loaded: int | None, caps: tuple[int, ...], sent: list[int]
 ) -> None:
-    """What is loaded is kept if it is enough, whoever loaded it; a call that needs more loads a larger one."""
+    """A loaded context is kept if it is enough, whoever loaded it; a call that needs more loads a larger one."""
     ollama.listed = 32768
     if loaded:
         ollama.load(num_ctx=loaded)

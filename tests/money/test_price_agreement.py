@@ -62,7 +62,7 @@ ONE_MORNING = datetime(2026, 11, 23, 8, tzinfo=UTC)
 
 
 def test_genai_prices_agree() -> None:
-    """An independent table prices a thousand tokens in and out alike, but for a known list."""
+    """An independent table has the same prices for a thousand tokens in and out, except a known list."""
     genai = pytest.importorskip("genai_prices")
     ours = PriceTable.load(Path("/nonexistent/prices.json"))
     same, differ = 0, set()
@@ -91,7 +91,7 @@ def test_genai_prices_agree() -> None:
 
 @pytest.mark.parametrize("name", ["gpt-4o-mini", "gpt-5", "claude-haiku-4-5", "claude-sonnet-4-5"])
 def test_cached_tokens_agree_with_genai_prices(name: str) -> None:
-    """Cached and cache-written tokens cost the same there."""
+    """Cached and cache-written tokens cost the same in both tables."""
     genai = pytest.importorskip("genai_prices")
     provider, written = ("anthropic", 2000) if name.startswith("claude") else ("openai", 0)
     usage = Usage(prompt_tokens=10_010, cached_tokens=8000, cache_write_tokens=written, completion_tokens=7)

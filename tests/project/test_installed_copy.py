@@ -1,4 +1,4 @@
-"""The built wheel works in an environment of its own."""
+"""The built wheel works in a separate environment."""
 
 from __future__ import annotations
 
