@@ -449,7 +449,7 @@ def test_nothing_is_written_by_looking(ledger: Ledger, path: Path) -> None:
 
 @pytest.mark.parametrize("amount", ["0", "0.000000000001", "0.1", "12", "1200", "999999.999999999999"])
 def test_money_is_exact(amount: str) -> None:
-    """Amounts are exact to a picodollar; finer ones are rounded up."""
+    """Amounts are exact to a picodollar; finer ones are rounded up, or down on request."""
     assert f"{dollars(pico(Decimal(amount)) or 0):f}" == amount
     assert pico(Decimal("1e-30")) == 1
     assert pico(Decimal("1e-30"), down=True) == 0

@@ -79,7 +79,7 @@ def test_the_names_are_litellms(litellm: Any, from_json: Any) -> None:
 
 
 def test_each_name_is_listed_once() -> None:
-    """Hand-written rows are those that LiteLLM has only as code, and none is out of date."""
+    """Names in our lists are not in LiteLLM's data, and those with its own prefix are names of LiteLLM."""
     asked_by_name = {name for name in listed() if find_provider(name).litellm_prefix != "openai"}
     assert asked_by_name <= litellm_names()
     assert not set(listed()) & set(litellm_services())

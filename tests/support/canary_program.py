@@ -26,7 +26,7 @@ def say(*values: object) -> None:
 
 
 def tell(error: LLMError) -> None:
-    """Prints all that an error shows, here and in another process."""
+    """Prints all facts of an error, here and in another process."""
     again = pickle.loads(pickle.dumps(error))
     seen = "".join(traceback.TracebackException.from_exception(error, capture_locals=False).format())
     say(str(error), repr(error), vars(error), seen, vars(again), repr(again), pickle.dumps(error))

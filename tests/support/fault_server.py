@@ -67,7 +67,7 @@ class Received:
 
 
 class Exchange:
-    """One request to answer, with the means to answer it badly."""
+    """One request to answer, and ways to answer it wrongly."""
 
     def __init__(self, sock: socket.socket, request: Received, endpoint: Endpoint) -> None:
         self.request, self.endpoint = request, endpoint
@@ -84,13 +84,13 @@ class Exchange:
         self.send("\r\n".join([*lines, "", ""]).encode("latin-1"))
 
     def respond(self, status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        """A whole and sound response."""
+        """Sends a complete and correct response."""
         length = {"content-type": content_type, "content-length": str(len(body))}
         self.head(status, {**length, **(headers or {})})
         self.send(body)
 
     def chunk(self, data: bytes) -> None:
-        """One chunk of a chunked body; an empty one ends it."""
+        """Sends one chunk of a chunked body; an empty one ends it."""
         self.send(b"%x\r\n%s\r\n" % (len(data), data))
 
     def wait(self, seconds: float | None = None) -> None:
@@ -108,7 +108,7 @@ class Exchange:
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def reset(self) -> None:
-        """Tear the connection down, so that the client sees a reset."""
+        """Closes the connection with a reset."""
         self.open = False
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -130,7 +130,7 @@ class Endpoint:
         self._threads[0].start()
 
     def plan(self, *replies: Reply) -> Endpoint:
-        """Answer with these, one a request; the last one repeats. Forgets the plan before, and what was seen."""
+        """Answer with these, one a request; the last one repeats. Drops the old plan and the recorded requests."""
         with self._lock:
             self._replies = list(replies)
             self.requests.clear()

@@ -46,7 +46,7 @@ class Api:
         self.asked: list[Received] = []
 
     def plan(self, *replies: Reply) -> Api:
-        """Answer with these, one a request; the last one repeats. Forgets what was seen."""
+        """Answer with these, one a request; the last one repeats. Drops the recorded requests."""
         self._replies = replies
         self.asked.clear()
         return self
@@ -92,7 +92,7 @@ def server() -> Iterator[FaultServer]:
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[Callable[..., Api]]:
-    """Endpoints for the tests of a module, with LiteLLM loaded so that no deadline goes into that."""
+    """Endpoints for the tests of a module; LiteLLM is loaded first, so that deadlines do not include it."""
     _warm_up()
     with apis() as make:
         yield make
@@ -100,7 +100,7 @@ def api() -> Iterator[Callable[..., Api]]:
 
 @cache
 def _warm_up() -> None:
-    """Makes the first call on each wire, for which LiteLLM loads more."""
+    """Makes the first call on each wire, for which LiteLLM loads more modules."""
     load_litellm()
     with pytest.MonkeyPatch.context() as patch, apis() as make:
         for name in KEYS:

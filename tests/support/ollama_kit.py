@@ -29,7 +29,7 @@ UNLOADED: dict[str, Any] = {}
 
 
 class Ollama:
-    """A server that has a model or gets it, loads it, and reports what it was made for."""
+    """A server that has a model or pulls it, loads it, and reports its abilities."""
 
     def __init__(self, server: HTTPServer) -> None:
         self.url = server.url_for("").rstrip("/")

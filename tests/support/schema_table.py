@@ -92,7 +92,7 @@ def obj(**properties: Any) -> dict[str, Any]:
 
 
 def closed(**properties: Any) -> dict[str, Any]:
-    """The same, without other properties."""
+    """Returns the same schema without other properties."""
     return {**obj(**properties), "additionalProperties": False}
 
 
