@@ -14,7 +14,7 @@ from manager_kit import KEY, Api, model, program
 from unwritable_program import obey_modes
 
 PROGRAM = Path(__file__).parents[1] / "support" / "unwritable_program.py"
-# A limited write would leave modules cut in half behind, for whoever imports them next.
+# A limited write would leave incomplete modules for the next import.
 GIVEN = {"OPENAI_API_KEY": KEY, "PYTHONDONTWRITEBYTECODE": "1"}
 Found = dict[str, tuple[int, str]]
 

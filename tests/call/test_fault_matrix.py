@@ -137,7 +137,7 @@ async def test_every_fault_on_every_wire(api: Make, name: str, wire: str, mode: 
         assert name != "redirect" or "api_base" in str(first)
         if name == "refused" and wire not in LOCAL:
             assert str(llm.config.models["a"].api_base).removesuffix("/v1") in str(first)
-        # Text that was handed out ends the call; whether a torn connection still delivers some is the kernel's affair.
+        # Text that was handed out ends the call; whether a broken connection still delivers some depends on the kernel.
         delivered = bool(pieces) and pieces != SECOND
         assert not delivered or fault.after_pieces
         stopped = first.verdict is Verdict.STOP or delivered

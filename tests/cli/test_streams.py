@@ -118,7 +118,7 @@ def test_a_stdout_that_takes_nothing_is_one_line(
 ) -> None:
     """A closed reader is no failure; a full disk or a closed stream is one line and exit code 1."""
     done = shell(words, PYTHONUNBUFFERED=unbuffered)
-    own = re.compile(rb"Ollama|^from | tokens, ")  # what a command says of itself
+    own = re.compile(rb"Ollama|^from | tokens, ")  # the command's own messages
     told = [line for line in done.stderr.splitlines() if not own.search(line)]
     assert done.returncode == code, done.stderr
     assert len(told) == code, done.stderr

@@ -148,7 +148,7 @@ def test_the_search_goes_on_past_folders_that_are_gone_or_closed(folder: Path, m
     assert find_config().how == "packaged"
 
 
-# What it says
+# Its problems
 
 
 def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What the gateway uses of LiteLLM and the SDKs beyond their documents.
 
-When a test here fails, its reason is gone, and so can the code be. `gateway/clients.py` is the one module that may know
-of them; `_NoRetries` stands with the arguments.
+If a test here fails, the code that it explains may be removed. Only `gateway/clients.py` may depend on these facts;
+`_NoRetries` is with the arguments.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ JUDGED: list[tuple[int | None, Any, type[errors.LLMError]]] = [
     (429, {"message": "maximum context length exceeded for this minute"}, errors.RateLimitError),
     (404, {"message": "prompt is too long"}, errors.ModelNotFoundError),
     (500, {"code": 400, "message": "x"}, errors.ServerError),
-    # The body's own code says more than the status, wherever in the body it stands.
+    # The body's own code is more exact than the status, at any place in the body.
     (403, {"code": "model_not_found"}, errors.PermissionDeniedError),
     (400, {"code": "model_not_found"}, errors.ModelNotFoundError),
     (429, {"code": "insufficient_quota"}, errors.QuotaExceededError),

@@ -47,7 +47,7 @@ def test_the_finish_word_that_came_decides(server: FaultServer, attempt: Attempt
         assert type(reply.error) is kind
         assert word in str(reply.error)
         assert (reply.text, reply.finish_reason) == ("Half an ans", in_openai_words(word))
-        assert reply.usage is not None or mode == "stream"  # which LiteLLM leaves at such a word
+        assert reply.usage is not None or mode == "stream"  # LiteLLM drops it for such a word
 
 
 @each_mode

@@ -202,7 +202,7 @@ def test_a_pause_that_the_provider_asks_for_holds_back_later_calls(error: LLMErr
     still.now += 20
     assert later.turn()
     later.leave()
-    still.asked(QuotaExceededError("no credit", retry_after=50.0))  # does not pass by itself
+    still.asked(QuotaExceededError("no credit", retry_after=50.0))  # waiting does not help
     still.asked(RateLimitError("slow", retry_after=86400.0))
     still.now += LONGEST_PAUSE
     still.asked(headers={"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m30s"})  # a good answer
@@ -313,7 +313,7 @@ def anthropic(kind: str, remaining: str, reset: str, limit: str) -> dict[str, st
         (openai("tokens", "1000", "30s"), 0.0),
         (openai("tokens", "0", "30s", "60000"), 30.0),
         (openai("tokens", "100", "30s"), 30.0),
-        (openai("tokens", "500", "60s", "60500"), 0.5),  # it fills up evenly, and 500 are wanting
+        (openai("tokens", "500", "60s", "60500"), 0.5),  # it fills up evenly, and 500 are missing
         (openai("tokens", "10", "30s", "20"), 30.0),  # never enough: wait for all there is
         ({**openai("requests", "0", "3s"), **openai("tokens", "0", "5s")}, 5.0),
         (anthropic("requests", "0", "2026-09-21T14:13:30Z", "50"), 10.0),

@@ -104,7 +104,7 @@ def numbers(process: subprocess.Popen[str]) -> list[int]:
     return [int(word) for word in process.stdout.readline().split()]
 
 
-# What it serves
+# Its server
 
 
 def test_nobody_without_the_token_is_answered(embedded_server: Endpoint) -> None:

@@ -88,7 +88,7 @@ def test_a_round_is_two_calls_of_a_model_that_was_out_of_memory(ollama: Ollama, 
     ollama.answer = lambda _: {}
     with LLMManager(config=config) as llm:
         llm.complete(None, "Say hello.", cache="off")
-    assert ollama.loads == [UNLOADED, {"num_ctx": 10240, "num_thread": 2}]  # as calls load it, and never again
+    assert ollama.loads == [UNLOADED, {"num_ctx": 10240, "num_thread": 2}]  # as calls load it, and only once
     assert all(body["options"]["top_k"] == 1 and body["shift"] is False for body in ollama.bodies())
 
 

@@ -1,7 +1,7 @@
 """One attempt at an Ollama model over each of its wires, replayed from what a real server answered.
 
 The requests were recorded before this package existed, so each case names the fields in which ours differs.
-All others must be the same: the match of the cassette sees to it.
+All others must be the same: the match of the cassette checks this.
 """
 
 from __future__ import annotations

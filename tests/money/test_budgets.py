@@ -216,7 +216,7 @@ def test_a_broken_ledger_stops_what_a_budget_holds(api: Make, budget: dict[str, 
         with pytest.raises(errors.ConfigError, match="not a database"):
             llm.spend()
     assert bool(a.asked) is not bool(budget)
-    assert (data_dir() / "ledger.sqlite3").read_text().startswith("no database")  # only a person may give it up
+    assert (data_dir() / "ledger.sqlite3").read_text().startswith("no database")  # only a person may delete it
     assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["ledger_unavailable"]
 
 
@@ -236,7 +236,7 @@ def test_what_cannot_be_marked_as_sent_is_not_sent(monkeypatch: pytest.MonkeyPat
 def test_a_race_for_the_last_money_goes_to_the_next_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the money is gone when a call reserves, the next candidate is asked, or the budget's error is raised."""
     with fake("dear", "cheap", budget={"total": "0.011"}) as llm:
-        monkeypatch.setattr(llm._caller.services.budgets, "money", lambda *_: None)  # the route sees money in plenty
+        monkeypatch.setattr(llm._caller.services.budgets, "money", lambda *_: None)  # the route sees enough money
         assert [llm.complete("t", "hi").model for _ in range(2)] == ["dear", "cheap"]
         with pytest.raises(errors.BudgetExceededError):
             llm.complete("t", "hi")

@@ -181,7 +181,7 @@ def test_a_reservation_that_lapsed_must_be_made_again(ledger: Ledger, clock: Clo
     spend(ledger, "1", limit("1"))
     with pytest.raises(BudgetExceededError):
         one.sent()
-    one.settle(attempt("0.3"))  # had it been sent all the same, it would be booked
+    one.settle(attempt("0.3"))  # a request that was sent anyway is booked
     assert money(ledger) == ("1.3", "0")
 
 

@@ -18,7 +18,7 @@ from testronaut_llm.money.prices import PriceTable, Table
 from testronaut_llm.records import Usage
 from testronaut_llm.support.paths import version
 
-# The lists below are of the locked releases; others differ in a few rows each, and nobody has looked them up.
+# The lists below are of the locked releases; others differ in a few rows each, which were not looked up.
 pytestmark = pytest.mark.skipif(
     any(pin(name) != version(name) for name in ("litellm", "tokencost", "genai-prices")),
     reason="compares the locked price tables",

@@ -265,7 +265,7 @@ def test_facts_come_from_the_row_and_yield_to_the_file(real: PriceTable) -> None
     assert (mine.context_window, mine.max_output) == (1000, 10)
     assert real.facts(model("openai/text-embedding-3-small")).dimensions == 1536
     assert real.facts(model("openai/text-embedding-3-small", dimensions=256)).dimensions == 256
-    prices = table_of({"ollama/llama3.1": row("0", "0", "ollama", max_input_tokens=8192)})  # on which server?
+    prices = table_of({"ollama/llama3.1": row("0", "0", "ollama", max_input_tokens=8192)})  # the server is unknown
     assert prices.facts(model("ollama/llama3.1")).context_window is None
     assert prices.facts(model("ollama/llama3.1", num_ctx=16_384)).context_window == 16_384
     unknown = prices.facts(model("openai/none-such"))

@@ -40,7 +40,7 @@ LADDER = (
 )
 DOOR = "gateway.gateway"
 
-# Slow, or with side effects: never at a module's top, but for the places that are nothing without them.
+# Slow, or with side effects: never imported at a module's top, except in modules that only wrap them.
 LATE = (
     "litellm", "tokencost", "tiktoken", "openai", "anthropic", "azure", "vcr", "xllamacpp", "typer", "rich",
 )  # fmt: skip

@@ -242,7 +242,7 @@ def test_stop_stops_where_local_goes_on() -> None:
     went_on = routed("as_listed", options, max_tokens=10, money=left("0.01", on_exceeded="local"))
     assert order(went_on) == ["home"]
     assert reason(went_on, "home").startswith("steps down from paid, over budget now: ")
-    cheaper = [*options, option("cheap", "1")]  # free ones may stand beside a paid one
+    cheaper = [*options, option("cheap", "1")]  # free ones may be listed with a paid one
     assert order(routed("as_listed", cheaper, max_tokens=10, money=left("0.01"))) == ["home", "cheap"]
 
 
@@ -281,7 +281,7 @@ def test_nothing_left_says_why(options: list[str], kind: type[Exception], says: 
     made = {
         "money": option("money", "99"),
         "window": option("window", context_window=10),
-        "gone": option("gone", "99", ready=GONE),  # that is no matter of money
+        "gone": option("gone", "99", ready=GONE),  # not a matter of the budget
         "weak": option("weak", excluded="too weak"),
     }
     route = routed("cheapest", [made[name] for name in options], max_tokens=1000, money=left("0"))

@@ -45,7 +45,7 @@ def agree(sent: Any, back: Any) -> bool:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_a_schema_travels_on_every_wire(name: str) -> None:
-    """A wire gets only what it documents, right answers come back as they were, wrong ones are refused with their text.
+    """A wire gets only what it documents, valid answers are unchanged, wrong ones are refused with their text.
 
     A server that does not enforce the wire's form may answer plainly, inside the wrapper where one was asked for.
     """

@@ -1,7 +1,7 @@
 """A program for `test_crashes.py`: `crash_program.py HOME ROUNDS SEED`.
 
 In each round a child writes all files of the package until it gets a SIGKILL, and notes on a pipe what it finished.
-Then this process opens everything, and ends with what it finds wrong as its message.
+Then this process opens everything, and ends with the problems as its message.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def killed(home: Path, start: int, after: float) -> list[tuple[str, int]]:
         with contextlib.suppress(BaseException):
             for finished in write_all(home, start):
                 os.write(writer, finished.encode() + b"\n")
-        os._exit(1)  # it does not end by itself
+        os._exit(1)  # a child ends only when it is killed
     os.close(writer)
     time.sleep(after)
     os.kill(pid, signal.SIGKILL)

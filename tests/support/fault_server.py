@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that does what providers do on a bad day, in a planned order.
+"""A real HTTP server on loopback that does what providers do when they fail, in a planned order.
 
 ::
 
@@ -154,7 +154,7 @@ class Endpoint:
         while True:
             try:
                 sock, _ = self._listener.accept()
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or each answer in two parts waits 40 ms
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # otherwise each answer in two parts takes 40 ms
             except OSError:
                 return
             with self._lock:

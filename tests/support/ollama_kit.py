@@ -1,6 +1,6 @@
-"""A server that behaves like Ollama, as a test tells it.
+"""A server that behaves like Ollama, with the settings of a test.
 
-No recording of it is made: it stands for no provider.
+It is never recorded, since it is not a provider.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Makes a language model of half a megabyte with random weights, always the same bytes.
 
-Its words have no sense. It loads, answers, stops, obeys a JSON Schema and embeds in milliseconds: enough to test start,
+Its answers have no meaning. It loads, answers, stops, obeys a JSON Schema and embeds in milliseconds: enough to test start,
 stop and crash where no model can be fetched.
 """
 

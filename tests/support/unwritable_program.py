@@ -1,4 +1,4 @@
-"""A program for `test_read_only.py`: does everything where files cannot be written, and prints as JSON what came of it.
+"""A program for `test_read_only.py`: does everything while files cannot be written, and prints the results as JSON.
 
 `unwritable_program.py modes FOLDER` locks folders, for a home that was never used and for one that was.
 `unwritable_program.py disk FOLDER...` limits the size of files to the number of bytes that is each folder's name.

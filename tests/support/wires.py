@@ -87,7 +87,7 @@ WIRES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """What `record.py` hands over in the environment: where to record from."""
+    """The servers to record from, which `record.py` passes in the environment."""
 
     wires: tuple[str, ...]
     url: str

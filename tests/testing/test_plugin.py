@@ -368,7 +368,7 @@ def test_replayed_calls_are_counted_and_a_wrong_file_fails_no_run(
 def test_the_examples_of_the_page_hold(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path
 ) -> None:
-    """By rule at once; recorded from a real llama.cpp, then without it; and without a recording they fail closed.
+    """They run by rule, recorded from a real llama.cpp, then replayed; without a recording they fail.
 
     A model of random weights, which needs no download, stands in for the small one.
     """
