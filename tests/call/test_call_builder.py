@@ -305,7 +305,7 @@ async def test_a_function_with_other_arguments_is_refused(name: str, given: dict
 
 
 def test_a_call_copies_its_mappings() -> None:
-    """What the caller changes later does not change the call."""
+    """Later changes to the caller's mappings do not change the call."""
     extra, metadata = {"a": 1}, {"b": 1}
     call = build_call(PLAIN, "hi", extra=extra, metadata=metadata)
     extra["a"], metadata["b"] = 2, 2

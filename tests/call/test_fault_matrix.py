@@ -1,4 +1,4 @@
-"""Each fault of a server, on each wire, in a whole call with a second model behind the first."""
+"""Each fault of a server, on each wire, in a complete call with a second model as fallback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the gateway uses of LiteLLM and the SDKs beyond their documents.
+"""The undocumented parts of LiteLLM and the SDKs that the gateway uses.
 
 If a test here fails, the code that it explains may be removed. Only `gateway/clients.py` may depend on these facts;
 `_NoRetries` is with the arguments.

@@ -81,7 +81,7 @@ IN_THE_CHOICE: list[tuple[Any, type[errors.LLMError]]] = [
 @each_mode
 @pytest.mark.parametrize("wire", ["openai", "openrouter"])
 def test_an_error_in_the_choice_is_a_failure(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
-    """A choice that holds an error is judged by it, whatever its finish word."""
+    """A choice that holds an error is judged by the error, with any finish word."""
     for error, kind in IN_THE_CHOICE:
         api = server.plan("a", _body(mode, _choice("message", error=error), [_choice("delta", error=error)]))
         to = target("openai", api.url, model=OPENAI_LIKE[wire])

@@ -1,7 +1,4 @@
-"""Our prices beside those of genai-prices, an independent table: where they differ, and who is right.
-
-A new release may add a row to the table below; look the price up and say who is right.
-"""
+"""Our prices compared with genai-prices, an independent table: the differences, and which table is right."""
 
 from __future__ import annotations
 

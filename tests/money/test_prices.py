@@ -1,4 +1,4 @@
-"""The cost of a call with its source, and `prices update`, which takes a whole table or nothing."""
+"""The cost of a call with its source, and `prices update`, which takes a complete table or nothing."""
 
 from __future__ import annotations
 

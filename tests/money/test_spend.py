@@ -61,7 +61,7 @@ def spent() -> None:
 
 @pytest.mark.usefixtures("spent")
 def test_the_tables_show_sums_and_limits(run: Run, tmp_path: Path) -> None:
-    """By day, task and model, and what each limit leaves."""
+    """Sums are by day, task and model, and each limit has its remaining money."""
     code, out, _ = run("spend")
     assert code == 0
     assert "t\t2\t1\t2,000\t20\t$0.75\t$0.12\n" in out

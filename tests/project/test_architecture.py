@@ -262,7 +262,7 @@ def test_the_lock_holds_all_that_the_project_asks_for() -> None:
 
 @pytest.mark.parametrize("version", ["1.82.7", "1.82.8"])
 def test_the_malicious_releases_of_litellm_are_excluded(version: str) -> None:
-    """Neither our metadata nor the lock file allows the releases that sent keys away."""
+    """The metadata and the lock file exclude the releases that sent keys away."""
     litellm = next(r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "litellm")
     assert f"!={version}" in str(litellm.specifier)
     assert version not in requirements("dev.txt")["litellm"].specifier

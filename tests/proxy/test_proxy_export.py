@@ -1,4 +1,4 @@
-"""`export litellm-proxy`: all that can be exported is, the rest is listed, no key or variable value is written."""
+"""`export litellm-proxy` writes or lists every setting, and writes no key and no value of a variable."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ ENVIRONMENT = {"AZURE_API_BASE": "https://x.openai.azure.com", "OPENAI_API_KEY":
 
 @pytest.mark.parametrize("environment", [{}, ENVIRONMENT], ids=["bare", "set"])
 def test_the_packaged_file(environment: dict[str, str], export: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every model that can go, the tasks as names with fallbacks, limits, budget; the same whatever variables hold."""
+    """It has every exportable model, tasks with fallbacks, limits and budget; variable values change nothing."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     code, out, err = export("--config", str(PACKAGED))

@@ -54,7 +54,7 @@ def option(
 
 
 class Prices(PriceTable):
-    """What `llm.yaml` says of prices and windows; the model `plain` takes no schema."""
+    """Prices and windows of `llm.yaml`; the model `plain` takes no schema."""
 
     def __init__(self) -> None:
         super().__init__([])

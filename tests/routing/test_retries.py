@@ -1,4 +1,4 @@
-"""Retries in whole calls: as many as the task says, and not before the provider wants them."""
+"""Retries in complete calls: as many as the task allows, and not before the provider's wait is over."""
 
 from __future__ import annotations
 

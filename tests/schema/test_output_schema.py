@@ -47,7 +47,7 @@ def agree(sent: Any, back: Any) -> bool:
 def test_a_schema_travels_on_every_wire(name: str) -> None:
     """A wire gets only what it documents, valid answers are unchanged, wrong ones are refused with their text.
 
-    A server that does not enforce the wire's form may answer plainly, inside the wrapper where one was asked for.
+    A server that does not enforce the wire's form may answer plainly, inside the wrapper if one was requested.
     """
     schema, (_, right, wrong) = SCHEMAS[name], TABLE[name]
     for dialect in DIALECTS:

@@ -154,7 +154,7 @@ class Endpoint:
         while True:
             try:
                 sock, _ = self._listener.accept()
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # otherwise each answer in two parts takes 40 ms
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or an answer in two parts takes 40 ms
             except OSError:
                 return
             with self._lock:

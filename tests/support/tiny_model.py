@@ -1,7 +1,7 @@
 """Makes a language model of half a megabyte with random weights, always the same bytes.
 
-Its answers have no meaning. It loads, answers, stops, obeys a JSON Schema and embeds in milliseconds: enough to test start,
-stop and crash where no model can be fetched.
+Its answers have no meaning. It loads, answers, stops, obeys a JSON Schema and embeds in milliseconds: enough to test
+start, stop and crash if no model can be downloaded.
 """
 
 from __future__ import annotations

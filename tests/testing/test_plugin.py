@@ -370,7 +370,7 @@ def test_the_examples_of_the_page_hold(
 ) -> None:
     """They run by rule, recorded from a real llama.cpp, then replayed; without a recording they fail.
 
-    A model of random weights, which needs no download, stands in for the small one.
+    A model of random weights, which needs no download, replaces the small one.
     """
     pytester.makeconftest("pytest_plugins = ['testronaut_llm.testing.plugin']")
     code, by_rule, recorded = (one.text for one in blocks("python", PAGE))
