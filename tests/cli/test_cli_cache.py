@@ -147,7 +147,7 @@ def test_vectors_and_the_digest_of_a_local_model_travel_along(
 
 
 def test_an_export_holds_no_prompt_and_no_secret(run: Run, a: Api, tmp_path: Path) -> None:
-    """Entries that look like a secret are skipped and counted; with --force they are written."""
+    """Entries that look like a secret are skipped and listed with the secret masked; --force writes them."""
     run("run", "t", "the plan of the prompt")
     a.plan(faults.good("Use --password=changeme1234 here."))
     run("run", "t", "how do I log in?")

@@ -153,7 +153,7 @@ def test_an_address_beyond_loopback_waits_for_trust(write: Write, url: str) -> N
 def test_a_provider_without_a_host_of_its_own_waits_for_trust(
     write: Write, provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a row, on loopback, in a task, and if the environment sets the host."""
+    """This holds in a row, on loopback, in a task, and if the environment sets the host."""
     monkeypatch.setenv(f"{provider.upper()}_API_BASE", "http://127.0.0.1:9")
     monkeypatch.setenv(f"{provider.upper()}_API_KEY", SECRET)
     write({"m": {"model": f"{provider}/x"}, "n": {"model": f"{provider}/x", "api_base": "http://127.0.0.1:9"}})
@@ -386,7 +386,7 @@ def test_a_file_of_any_shape_is_an_error_of_ours(write: Write) -> None:
 
 
 def test_a_large_file_of_a_stranger_is_read_in_steps_that_grow_with_it(write: Write) -> None:
-    """Thousands of rows and references take linear time, and the reasons are short."""
+    """In a file with hundreds of rows and references, the reason of each row is short."""
     rows = {f"m{n}": {"model": "openai/x", "digest": "abcdef"} for n in range(800)}
     tasks = {f"t{n}": {"models": "m1", "system": "${A}"} for n in range(400)}
     write({}).write_text(json.dumps({"models": rows, "tasks": tasks}))

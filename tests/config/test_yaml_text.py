@@ -208,7 +208,7 @@ def test_a_broken_value_can_be_fixed(path: Path) -> None:
 
 
 def test_link_mode_and_trust_stay(path: Path, tmp_path: Path) -> None:
-    """A link stays a link with its mode; an untrusted file stays untrusted."""
+    """An edit keeps the link and the mode; a trusted file stays trusted, an untrusted one untrusted."""
     path.chmod(0o640)
     link = tmp_path / "sub" / "link.yaml"
     link.parent.mkdir()

@@ -62,7 +62,7 @@ async def llm(
     cassette: Cassette,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
-    """Asks the wire. Replays of sync recordings serve async, too, so only the sync half records."""
+    """Yields a manager of the wire. Replays of sync recordings serve async, too, so only the sync half records."""
     if wire_servers.recording and asynchronous:
         pytest.skip("recorded by the sync test")
     mode = request.node.originalname.removeprefix("test_")

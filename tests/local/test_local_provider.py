@@ -151,7 +151,7 @@ def test_each_slot_has_the_whole_context_and_no_prompt_is_cut(runner: EmbeddedRu
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("where", ["model", "provider", "nowhere"])
 def test_there_are_as_many_slots_as_the_limits_let_through(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    """Without a limit there is one slot, since the model works on one request at a time."""
+    """The slots are those of `concurrency`, or one, since the model works on one request at a time."""
     row = {"model": f"embedded/{TINY}", **({"limits": {"concurrency": 2}} if where == "model" else {})}
     limits = {"embedded": {"concurrency": 2}} if where == "provider" else {}
     config = LLMConfig(models={"m": row}, limits=limits, tasks={"default": {"models": ["m"]}})  # type: ignore[dict-item]

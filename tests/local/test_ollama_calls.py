@@ -276,7 +276,7 @@ async def test_a_cap_that_went_into_thinking_is_said_first(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("text", ["12", '{"a": 1', '{"a": 1}'])
 async def test_a_cut_answer_is_never_parsed_as_a_whole_one(ollama: Ollama, mode: str, text: str) -> None:
-    """A cut number is still valid JSON. It is not repaired, whatever `allow_truncated` is."""
+    """A cut answer is an error, even if it is valid JSON and `allow_truncated` is set; it is not repaired."""
     ollama.answer = lambda body: {
         "message": {"role": "assistant", "content": text}, "done_reason": "length",
         "eval_count": body["options"]["num_predict"],

@@ -150,7 +150,7 @@ def test_balanced_paces_what_a_day_has_left() -> None:
 
 
 def test_money_is_the_tightest_limit_and_the_slowest_pace() -> None:
-    """The pace divides the remaining money of a period among its expected calls; limits that only warn are ignored."""
+    """The tightest limit sets the money left, the slowest the pace; limits that only warn are ignored."""
 
     def left(amount: str, period: Period, seconds: float | None = None, **facts: Any) -> tuple[Limit, Decimal, Any]:
         return Limit(name=f"per_{period}", period=period, amount=Decimal(99), **facts), Decimal(amount), seconds

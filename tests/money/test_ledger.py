@@ -275,7 +275,7 @@ def test_a_locked_ledger_never_blocks(ledger: Ledger, path: Path, monkeypatch: p
 
 
 def test_who_may_wait_waits_for_another_process(ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A report waits for seconds, and names the lock; closing warns and continues."""
+    """A report waits for seconds, then raises LedgerBusyError; closing warns and continues."""
     spend(ledger, "0.1")
     ledger.hit(SCOPE, "t", "m", None)
     other = sqlite3.connect(path, isolation_level=None)

@@ -337,7 +337,7 @@ def test_an_embedded_model_is_looked_for_in_the_store(monkeypatch: pytest.Monkey
 
 
 def test_google_says_which_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key of ours is needed: Google's and AWS's own variables are used, which only their servers can check."""
+    """Bedrock is ready without a key of ours; Vertex AI needs VERTEXAI_PROJECT."""
     monkeypatch.delenv("VERTEXAI_PROJECT", raising=False)
     assert readiness(a_model("bedrock/anthropic.claude")).ready
     assert "VERTEXAI_PROJECT" in readiness(a_model("vertex_ai/gemini")).missing

@@ -266,10 +266,7 @@ def test_what_may_not_do_a_task_is_no_fallback_of_it() -> None:
 
 
 def test_the_lowest_limit_holds_and_a_long_list_is_tried_to_its_end() -> None:
-    """The lowest of the limits of model, provider and endpoint is used.
-
-    LiteLLM's default stops after five fallbacks.
-    """
+    """The lowest limit of model, provider and endpoint is used; `max_fallbacks` covers the longest list."""
     row = OPENAI | {"api_base": "https://h.example/v1/", "limits": {"rpm": 9, "concurrency": 2}}
     limits = {"openai": {"rpm": 5, "tpm": 70}, "https://h.example/v1": {"rpm": 7}, "groq": {"rpm": 1}}
     made = exported(row, limits=limits)

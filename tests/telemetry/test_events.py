@@ -109,7 +109,7 @@ def test_words_are_written_only_where_the_file_wants_them_and_secrets_never(
 
 
 def test_a_failed_call_is_reported(file: Path, events: list[Any]) -> None:
-    """The event has code and status; it has the message only if nothing was sent, since later ones may quote."""
+    """The event has code and status; it has the message only if nothing was sent, since others may quote texts."""
     with LLMManager(file) as llm:
         for given in ({"model": "bad"}, {"model": "good", "schema": {"type": "object"}}):
             with pytest.raises(errors.AllModelsFailedError):

@@ -76,7 +76,7 @@ def test_a_short_secret_is_masked_only_where_it_stands_alone() -> None:
 
 
 def test_several_secrets_are_all_masked() -> None:
-    """Each added secret is masked, masking twice changes nothing, and one may be invalid UTF-8."""
+    """Each added secret is masked, adding one twice changes nothing, and one may be invalid UTF-8."""
     redactor, broken = Redactor(), b"secret\xff\xfevalue".decode("utf-8", "surrogateescape")
     for secret in ("firstSecretValue", "secondSecretValue", "firstSecretValue", "  ", broken):
         redactor.add(secret)
