@@ -121,7 +121,7 @@ async def test_cancelling_a_task_closes_its_connection(api: Make, stream: bool) 
 
 @pytest.mark.parametrize("good", [True, False])
 def test_an_answer_is_settled_before_accept_sees_it(api: Make, good: bool) -> None:
-    """`accept` may spend what the worst case had reserved, and an answer is paid for once, whatever it says."""
+    """`accept` may spend what the worst case had reserved, and an answer is paid once, with any result."""
     seen: list[Any] = []
 
     def accept(_: Answer[Any]) -> bool:

@@ -303,7 +303,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_ends_it_with_what_to_do() -> None:
-    """Paid answers are in the cache."""
+    """The error names the file and the system's reason."""
     with FileIO("/dev/full", "a") as full, pytest.raises(ConfigError, match="cannot write /dev/full: No space left"):
         append(full, (1, "x"), RateLimitError("no"))
 

@@ -60,7 +60,7 @@ def test_a_configuration_is_frozen_and_crosses_process_borders() -> None:
 
 
 def test_a_model_is_found_by_alias_or_written_out() -> None:
-    """`provider/model` needs no row; its alias is itself."""
+    """`provider/model` needs no row; its alias is the same text."""
     config = LLMConfig(models={"luna": {"model": "openai/gpt-6-luna", "quality": 8}}, tasks={})
     assert config.model("luna").quality == 8
     direct = config.model("ollama/qwen3:8b")

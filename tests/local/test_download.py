@@ -295,7 +295,7 @@ def test_what_is_not_fetched_from_the_hub(
     message: str,
     requests: int,
 ) -> None:
-    """The hub's offline switches apply, addresses are checked, and files that are too large are refused."""
+    """The hub's offline switch applies, addresses are checked, and a file of another size is not downloaded."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(LocalModelError, match=message):

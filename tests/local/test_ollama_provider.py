@@ -59,7 +59,7 @@ def test_version(recorded: OllamaServer) -> None:
 
 @pytest.mark.llm_cassette("ollama/tags")
 def test_models(recorded: OllamaServer) -> None:
-    """Each model comes with its digest, size, context and capabilities."""
+    """Each model has its digest, size, context and capabilities."""
     models = {model.name: model for model in recorded.models()}
     assert set(models) == {"smollm2:135m", "smollm2-think:135m", "smollm2-embed:135m"}
     small = models["smollm2:135m"]

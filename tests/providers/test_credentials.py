@@ -135,7 +135,7 @@ def test_a_row_without_variables_asks_for_one() -> None:
 
 @pytest.mark.parametrize("value", [f"{CANARY}\nline", f"two {CANARY}", f"{CANARY}\x00", f"{CANARY}é", " \n"])
 def test_what_is_no_key_is_refused_unseen(value: str) -> None:
-    """A value with a line break is an error; the message does not hold it."""
+    """A value that is empty or more than one word is an error; the message does not hold it."""
     with pytest.raises(UnreadableError) as caught:
         one_word(value.encode(), "it")
     assert str(caught.value) == ("it holds more than a key" if value.strip() else "it holds no key")
@@ -219,7 +219,7 @@ def test_a_command_that_fails_says_so_and_nothing_else(tmp_path: Path, code: str
 
 
 def test_a_command_that_hangs_or_is_no_program_is_given_up(tmp_path: Path) -> None:
-    """A password manager that waits for input is ended by a time-out."""
+    """A command that hangs is ended by a time-out; a file that is not a program is an error."""
     hang = command_that(tmp_path, "import time; time.sleep(600)")
     with pytest.raises(UnreadableError, match=r"gave no key within 0\.2 seconds"):
         run_command(hang, timeout=0.2)

@@ -72,7 +72,7 @@ def test_a_failure_that_may_pass_is_tried_again(kind: type[errors.LLMError], ret
 
 @pytest.mark.parametrize("kind", [*STOP, *RETRY])
 def test_fallback_on_goes_to_the_next_model(kind: type[errors.LLMError]) -> None:
-    """A code in `fallback_on` goes to the next model at once, whatever its verdict."""
+    """A code in `fallback_on` goes to the next model at once, with any verdict."""
     tries, end = _run([A, B], [kind("1"), kind("2")], fallback_on=(kind.code,))
     assert _asked(tries) == ["a", "b"]
     assert not end.stopped

@@ -51,7 +51,7 @@ async def ask(llm: LLMManager, model: str, mode: str, key: str) -> None:
 
 
 def command(*arguments: str) -> None:
-    """Runs a command line in this process, whatever its exit code."""
+    """Runs a command line in this process, with any exit code."""
     sys.argv = ["testronaut-llm", *arguments]
     with contextlib.suppress(SystemExit):
         main()

@@ -7,7 +7,7 @@
         ...                                   # call api.url
         assert [r.path for r in api.requests] == [...]
 
-Each endpoint has a port of its own. The last reply of a plan repeats. Replies are made in `faults.py`.
+Each endpoint has its own port. The last reply of a plan repeats. Replies are made in `faults.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _KEY_HEADERS = ("authorization", "api-key", "x-api-key", "x-goog-api-key")
 
 @dataclass(frozen=True, kw_only=True)
 class Received:
-    """One request as it came. Keys are masked in `headers`; `has_key` tells whether a given one was sent."""
+    """One request as it came. Keys are masked in `headers`; `has_key` is true if a given one was sent."""
 
     method: str
     path: str

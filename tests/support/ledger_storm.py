@@ -30,7 +30,7 @@ ROOM = 50
 
 
 class Post:
-    """Stands in for the gateway."""
+    """Replaces the gateway."""
 
     def load(self) -> None: ...
 

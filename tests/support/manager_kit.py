@@ -85,7 +85,7 @@ def apis() -> Iterator[Callable[..., Api]]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultServer]:
-    """A server of faults for the tests of a module."""
+    """A fault server for the tests of a module."""
     with FaultServer() as running:
         yield running
 
@@ -236,7 +236,7 @@ def looked_up(llm: LLMManager, task: str = "t", prompt: str = "hi", **given: Any
 
 
 def build_call(task: TaskConfig, prompt: Any, *, stream: bool = False, **options: Any) -> Call:
-    """Returns a call of a task, whatever models it has."""
+    """Returns a call of a task, with any models."""
     rows = {name: {"model": "openai/x"} for name in (*task.models, "m", "n") if "/" not in name}
     made = LLMConfig(models=rows, tasks={task.name: task.model_dump(exclude={"name"}, exclude_unset=True)})
     return call_of(made, task.name, prompt, options, stream=stream)  # type: ignore[arg-type]

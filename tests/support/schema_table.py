@@ -1,4 +1,4 @@
-"""Schemas as callers write them, each with answers that obey it and answers that do not."""
+"""Schemas as callers write them, each with valid and invalid answers."""
 
 from __future__ import annotations
 
