@@ -217,7 +217,7 @@ def test_votes_decide_elsewhere(said: list[str | LLMError], label: str, requests
 
 @pytest.mark.parametrize("votes", [1, 2, 3, 4])
 def test_no_model_gets_more_requests_than_votes(votes: int, asynchronous: bool) -> None:
-    """This holds for alternating answers, too; a tie gives the first listed label with probability one half."""
+    """This holds for alternating answers, too; a tie gives the first answered label with probability one half."""
     judges = Judges({"mute": ["failed", "passed"] * 4})
     with judged(judges, models=["mute"]) as llm:
         found = ask(llm, asynchronous, votes=votes)
