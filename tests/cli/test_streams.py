@@ -207,7 +207,7 @@ def test_nothing_on_a_terminal_holds_a_control_character(words: list[str]) -> No
 def test_names_of_a_strangers_file_and_errors_of_a_server_are_escaped(
     shell: Shell, api: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are escaped in a pipe, too; only an answer is written there unchanged."""
+    """Messages are escaped in a pipe, too; only an answer is written there unchanged."""
     body = json.dumps({"error": {"message": f"no {NASTY} and [bold red]markup[/]", "type": "x"}}).encode()
     api.plan(faults.raw(400, body))
     name = "\x1b[2Jm\u202e"

@@ -165,7 +165,7 @@ def test_a_provider_without_a_host_of_its_own_waits_for_trust(
 
 
 def test_sections_about_this_machine_have_no_effect(write: Write) -> None:
-    """Store size and budget scope are the user's; nothing is logged; the models are ready."""
+    """Until trusted, store size, budget scope and log file of the file are ignored; the models are ready."""
     path = write(
         {"m": {"model": "openai/gpt-4o-mini"}},
         log={"file": "${HOME}/x.jsonl"}, cache={"size_limit": 1, "ttl": 5}, budget={"per_day": 1, "scope": "mine"},
@@ -218,7 +218,7 @@ def test_nothing_is_filled_in(write: Write, place: str) -> None:
 
 
 def test_a_reference_in_a_section_keeps_every_model_waiting(write: Write) -> None:
-    """Until trusted, a budget with a variable is unknown, so no model is ready."""
+    """Until trusted, a budget or limit with a variable is unknown, so no model is ready."""
     for section in ({"budget": {"per_day": "${N}"}}, {"limits": {"openai": {"rpm": "${N}"}}}):
         write({"m": {"model": "openai/x"}}, **section)
         assert f"${{N}} in {next(iter(section))}" in readiness(load_config().models["m"]).missing
@@ -344,7 +344,7 @@ def test_check_says_what_trusting_would_change(write: Write, attacker: Endpoint)
 
 
 def test_trust_means_the_file_in_use(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The messages give only the command; it trusts the file in use, which may be some folders above."""
+    """`trust` without a path trusts the file in use, which may be in a parent folder."""
     write({"m": {"model": "openai/x"}})
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")

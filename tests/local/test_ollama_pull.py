@@ -38,7 +38,7 @@ DONE = lines({"status": "pulling manifest"}, {**LAYER, "completed": 100}, {"stat
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds of each wait, none of which pass."""
+    """Records the seconds of each wait; no time passes."""
     waited: list[float] = []
     monkeypatch.setattr(ollama_models, "sleep", waited.append)
     return waited

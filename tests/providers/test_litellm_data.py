@@ -191,7 +191,7 @@ def test_another_layout_of_litellm_accepts_every_name(
 
 
 def test_a_row_that_is_no_service_is_left_out(install: Callable[..., None]) -> None:
-    """A key is sent only to an https URL of LiteLLM's data."""
+    """A row of LiteLLM's data without a plain https URL and a key variable is ignored."""
     urls = ("http://plain.example/v1", "https://u:p@host.example/v1", "https://{region}.host.example:port/v1", None)
     odd = [{"base_url": url, "api_key_env": "K"} for url in (*urls, "https:///v1")]
     odd += [{"base_url": "https://host.example/v1", "api_key_env": "no name"}, {"base_url": "https://host.example/v1"}]

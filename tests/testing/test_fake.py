@@ -142,7 +142,7 @@ def test_finish_usage_and_delay_can_be_given(priced: FakeLLM) -> None:
 
 
 def test_no_rule_stops_with_the_line_to_add(llm: FakeLLM) -> None:
-    """A prompt without a rule is an error of the test, and no fallback is tried."""
+    """A prompt without a rule is an error of the test, with the line to add; no fallback is tried."""
     with pytest.raises(NoRuleError, match=r"add one: llm\.reply"):
         llm.complete("cli_analysis", "unexpected")
     assert len(llm.calls) == 1
