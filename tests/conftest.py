@@ -1,4 +1,4 @@
-"""What every test gets: a clean environment, its own folders, and no network."""
+"""Fixtures of every test: a clean environment, its own folders, and no network."""
 
 from __future__ import annotations
 

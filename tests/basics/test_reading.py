@@ -62,7 +62,7 @@ def test_a_mark_is_dropped_and_bad_bytes_are_named(tmp_path: Path, what: str) ->
 
 
 def test_a_marked_file_can_be_trusted_and_edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The digest of trust ignores the mark."""
+    """The digest of a trusted file ignores the byte order mark."""
     file = tmp_path / "llm.yaml"
     file.write_bytes(MARK + YAML)
     trust(file)
@@ -99,7 +99,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ],
 )
 def test_without_a_home_folder_one_error_says_what_to_set(use: Callable[[], object], tmp_path: Path) -> None:
-    """The error names HOME and TESTRONAUT_LLM_HOME, and no folder `~` is made."""
+    """The error names HOME and TESTRONAUT_LLM_HOME, and no folder `~` is created."""
     with pytest.raises(ConfigError, match=r"set HOME, or TESTRONAUT_LLM_HOME"):
         use()
     assert [file.name for file in tmp_path.iterdir()] == ["llm.yaml"]
@@ -125,7 +125,7 @@ def test_a_command_without_a_home_folder_is_one_line(
 
 @pytest.mark.usefixtures("homeless")
 def test_testronaut_llm_home_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without HOME, TESTRONAUT_LLM_HOME is used; a path of an unknown user stays as it is."""
+    """Without HOME, TESTRONAUT_LLM_HOME is used; the path of an unknown user is unchanged."""
     monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(tmp_path))
     assert (config_dir(), data_dir()) == (tmp_path / "config", tmp_path / "data")
     assert user_path("~nobody-here/x") == Path("~nobody-here/x")

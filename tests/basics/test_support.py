@@ -1,4 +1,4 @@
-"""Small helpers: atomic writes, strict JSON, durations, names, hosts, and reasoning apart from the answer."""
+"""Small helpers: atomic writes, strict JSON, durations, names, hosts, and reasoning split from the answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from testronaut_llm.support.text import closest, is_loopback, parse_json, second
 
 
 def test_a_new_file_is_private_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
-    """A new file has mode 0600, an old one keeps its own; line ends are unchanged."""
+    """A new file has mode 0600, an existing one keeps its mode; line ends are unchanged."""
     path = tmp_path / "f"
     write_atomically(path, "a\r\nb\né")
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == ("a\r\nb\né".encode(), 0o600)
@@ -27,7 +27,7 @@ def test_a_new_file_is_private_and_an_old_one_keeps_its_mode(tmp_path: Path) -> 
 
 
 def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
-    """The file behind a link is replaced, in its own folder."""
+    """The target of a link is replaced, in its own folder."""
     real, link = tmp_path / "real" / "f", tmp_path / "link"
     real.parent.mkdir()
     real.write_text("old")
@@ -39,7 +39,7 @@ def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """If a step of the write fails, the old file stays, and no temporary file."""
+    """If a step of the write fails, the old file is unchanged and no temporary file remains."""
     path = tmp_path / "f"
     path.write_text("old")
 
@@ -65,7 +65,7 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest
     ],
 )
 def test_json_that_readers_disagree_about_is_refused(text: str, says: str) -> None:
-    """The message says why."""
+    """The message gives the reason."""
     with pytest.raises(ValueError, match=says):
         parse_json(text)
 
@@ -127,7 +127,7 @@ _TEXTS = st.lists(st.sampled_from(["<think>", "</think>", "<thi", "nk>", "[THINK
 @given(_TEXTS)
 @example(["<thi", "nk>", "a", "</think>", "b"])
 def test_reasoning_is_split_off_however_a_text_is_cut(pieces: list[str]) -> None:
-    """Any pieces of a text give what the whole text gives."""
+    """A text in any pieces gives the same result as the complete text."""
     text, stream = "".join(pieces), ReasoningFilter(TAGS)
     handed_out = "".join(map(stream.take, pieces)) + stream.end()
     once = ReasoningFilter(TAGS)

@@ -1,4 +1,4 @@
-"""The store of answers: text only, a checksum on each row, and no trouble of its own ever fails a call."""
+"""The store of answers holds only text with a checksum on each row, and its errors never fail a call."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def write(cache: AnswerCache, value: Any, key: str = KEY, settings: CacheConfig 
 
 
 def rows(cache: AnswerCache, statement: str, *values: Any) -> list[Any]:
-    """Works on the file behind the store's back."""
+    """Runs SQL on the file without the store."""
     with closing(sqlite3.connect(cache.folder / "cache.db", isolation_level=None)) as db:
         return db.execute(statement, values).fetchall()
 
 
 def test_what_was_stored_comes_back(cache: AnswerCache) -> None:
-    """In the same process and in the next one. It is opened when needed; the folder is the user's alone."""
+    """An answer is found in the same process and in the next; the folder is private and created when needed."""
     cache.close()
     assert not cache.is_open
     assert not cache.folder.exists()
@@ -65,7 +65,7 @@ def test_what_was_stored_comes_back(cache: AnswerCache) -> None:
 
 
 def test_a_store_of_older_versions_is_read_and_written(cache: AnswerCache) -> None:
-    """Their settings stand in the file."""
+    """A file that holds the settings of older versions can be used."""
     cache.folder.mkdir()
     with closing(sqlite3.connect(cache.folder / "cache.db")) as db:
         db.executescript(OLD_STORE.read_text())
@@ -106,7 +106,7 @@ POISONS: dict[str, tuple[str, Callable[[Path], Any]]] = {
 
 @pytest.mark.parametrize("poison", POISONS)
 def test_a_poisoned_row_is_a_miss_and_one_warning(cache: AnswerCache, tmp_path: Path, poison: str) -> None:
-    """It runs nothing, reads and deletes no other file, and is replaced by the next answer; CVE-2025-69872."""
+    """No code is run, no other file is read or deleted, and the next answer replaces the row; CVE-2025-69872."""
     write(cache, "good")
     mark, victim = tmp_path / "ran", tmp_path / "outside"
     victim.write_text(sealed(KEY, "stolen"))
@@ -125,7 +125,7 @@ def test_a_poisoned_row_is_a_miss_and_one_warning(cache: AnswerCache, tmp_path: 
 
 
 def test_a_pickled_key_is_refused(cache: AnswerCache, tmp_path: Path) -> None:
-    """A lookup does not find it, and walking over the keys unpickles none; a new one is never pickled."""
+    """A lookup does not find it, listing the keys unpickles none, and no new key is pickled."""
     write(cache, "good")
     rows(cache, "UPDATE Cache SET raw = 0, key = ?", pickle.dumps(Bomb(tmp_path / "ran")))
     assert cache.read(KEY, same) is None
@@ -145,7 +145,7 @@ SETTINGS_OF_A_STRANGER = {
 
 
 def test_no_setting_is_taken_from_the_file(cache: AnswerCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Diskcache would set any attribute from there, such as its folder; a read writes nothing."""
+    """Diskcache would set any attribute from the file, such as its folder; a read writes nothing."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     write(cache, "good")
@@ -164,7 +164,7 @@ def test_no_setting_is_taken_from_the_file(cache: AnswerCache, tmp_path: Path, m
 
 
 def test_a_value_that_is_no_json_is_not_stored(cache: AnswerCache) -> None:
-    """It costs a warning, never the call."""
+    """It is a warning and never fails the call."""
     with capture_logs() as logs:
         write(cache, {1, 2})
     assert [entry["event"] for entry in logs] == ["cache_trouble"]
@@ -172,7 +172,7 @@ def test_a_value_that_is_no_json_is_not_stored(cache: AnswerCache) -> None:
 
 @pytest.mark.parametrize("garbage", [b"This is no database. " * 400, b"", b"SQLite format 3\0" + b"\xff" * 5000])
 def test_a_garbage_file_is_moved_aside(cache: AnswerCache, garbage: bytes) -> None:
-    """The store begins anew beside what somebody may want to look at."""
+    """A new store is started, and the broken file is kept beside it."""
     cache.folder.mkdir(parents=True)
     (cache.folder / "cache.db").write_bytes(garbage)
     with capture_logs():
@@ -182,7 +182,7 @@ def test_a_garbage_file_is_moved_aside(cache: AnswerCache, garbage: bytes) -> No
 
 
 def test_a_file_that_breaks_while_it_is_open_is_replaced(cache: AnswerCache) -> None:
-    """One warning, and the next answer is stored again."""
+    """There is one warning, and the next answer is stored again."""
     for number in range(50):
         write(cache, "x" * 1000, f"{number:064x}")
     cache.close()
@@ -203,7 +203,7 @@ def test_a_file_that_breaks_while_it_is_open_is_replaced(cache: AnswerCache) -> 
 def test_each_fault_of_the_disk_is_a_miss(
     cache: AnswerCache, monkeypatch: pytest.MonkeyPatch, name: str, fix: str
 ) -> None:
-    """Full, read-only, broken or locked: neither reading nor writing nor dropping raises, and the warning says why."""
+    """On a full, read-only, broken or locked disk no operation raises, and the warning gives the reason."""
     write(cache, 1)
 
     def fail(*_: Any, **__: Any) -> Any:
@@ -223,7 +223,7 @@ def test_each_fault_of_the_disk_is_a_miss(
 def test_a_folder_that_cannot_be_used_is_a_miss_and_is_tried_again(
     cache: AnswerCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file stands in its place: one warning, and no attempt at each call, but one after some seconds."""
+    """If a file is in the folder's place, there is one warning, and a new attempt only after some seconds."""
     now = [100.0]
     monkeypatch.setattr("testronaut_llm.cache.answer_cache.time.monotonic", lambda: now[0])
     cache.folder.write_text("in the way")
@@ -244,7 +244,7 @@ def test_a_folder_that_cannot_be_used_is_a_miss_and_is_tried_again(
 def test_only_one_write_waits_for_a_program_that_holds_the_store(
     cache: AnswerCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Later ones are skipped for some seconds; stored answers are found meanwhile."""
+    """Later writes are skipped for some seconds; stored answers are found meanwhile."""
     now, tries, store = [100.0], [], disk.Store.set
     monkeypatch.setattr("testronaut_llm.cache.answer_cache.time.monotonic", lambda: now[0])
     monkeypatch.setattr(disk, "_TIMEOUT", 0.01)
@@ -262,7 +262,7 @@ def test_only_one_write_waits_for_a_program_that_holds_the_store(
 
 
 def test_an_answer_lives_as_long_as_its_ttl(cache: AnswerCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then it is asked for anew; `null` keeps it for ever, and what stands beside the answers does not age."""
+    """An expired answer is a miss; `null` never expires, and neither does other stored data."""
     real = time.time
     write(cache, 1, settings=CacheConfig(ttl=60))
     write(cache, 2, "cd" * 32, CacheConfig(ttl=None))
@@ -275,7 +275,7 @@ def test_an_answer_lives_as_long_as_its_ttl(cache: AnswerCache, monkeypatch: pyt
 
 
 def test_the_oldest_leave_when_the_store_is_full(cache: AnswerCache) -> None:
-    """The store keeps to its size, an edit of which holds at once."""
+    """The store stays within its size; a changed size applies at once."""
     large, small = CacheConfig(size_limit=10**8), CacheConfig(size_limit=100_000)
     for number in range(60):
         write(cache, "x" * 4000, f"{number:064x}", large if number < 40 else small)
@@ -286,7 +286,7 @@ def test_the_oldest_leave_when_the_store_is_full(cache: AnswerCache) -> None:
 
 
 def test_many_threads_open_it_once(cache: AnswerCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They wait for the one that opens it, and all find it open. One that never ends, as after a fork, is a miss."""
+    """Threads wait for the one that opens the store. If that one never ends, as after a fork, it is a miss."""
     opened: list[Path] = []
     real = disk.opened
 
@@ -318,7 +318,7 @@ def _storm(folder: Path, me: int) -> bool:
 
 
 def test_32_processes_share_one_store(cache: AnswerCache) -> None:
-    """They open it, write and read at once: nothing is lost, nothing is mixed up, nobody fails."""
+    """32 processes open, write and read at once: nothing is lost or mixed up, and none fails."""
     children = []
     for me in range(1, 33):
         if (child := os.fork()) == 0:

@@ -1,4 +1,4 @@
-"""What the cache does for calls: who is asked, what comes back, what is kept and what never is."""
+"""The cache in calls: hits and misses, what is stored, and what is never stored."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def cached(models: dict[str, Any], tasks: dict[str, Any] | None = None, **task: 
 @each_mode
 @pytest.mark.parametrize("first", ["complete", "astream"])
 async def test_the_second_call_costs_nothing(api: Make, first: str, mode: str) -> None:
-    """Whichever way both are asked, a hit is marked, costs 0, says what it saved, and is otherwise the same answer."""
+    """In each form of call, a hit is marked, costs 0, reports its saving, and is otherwise the same answer."""
     a = api("a", faults.good("Hello,\n  world. "))
     async with cached({"m": model("openai", a)}) as llm:
         asked, hit = await ask(llm, first), await ask(llm, mode)
@@ -74,7 +74,7 @@ async def test_the_second_call_costs_nothing(api: Make, first: str, mode: str) -
 
 
 def test_another_process_and_another_manager_find_it(api: Make, tmp_path: Path) -> None:
-    """The store is shared; a keyless process that finds its answer loads no LiteLLM, tokenizer or price."""
+    """The store is shared; a process without a key that hits it loads no LiteLLM, tokenizer or price."""
     a = api("a", faults.good("from the store"))
     file = tmp_path / "llm.yaml"
     file.write_text(f"models: {{m: {json.dumps(model('openai', a))}}}\ntasks: {{t: {{models: m}}}}\n")
@@ -127,7 +127,7 @@ SAME: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 
 
 def key_of(**differs: Any) -> str:
-    """The key of a call of task `t`, which differs in the call, the row or the task from the usual one."""
+    """Returns the key of a call of task `t` with changes to the call, the row or the task."""
     call, fields, task = ({**differs.get(part, {})} for part in ("call", "fields", "task"))
     with cached({"m": model("openai", "http://127.0.0.1:8", **fields)}, **task) as llm:
         asked = looked_up(llm, prompt=call.pop("prompt", "hi"), **call)
@@ -136,7 +136,7 @@ def key_of(**differs: Any) -> str:
 
 
 def test_the_key_holds_what_can_change_the_answer_and_nothing_else() -> None:
-    """Each thing that can is a miss; each that cannot (keys, time-outs, retries, prices, metadata) is a hit."""
+    """A change that can affect the answer is a miss; others (keys, time-outs, retries, prices, metadata) are hits."""
     usual = key_of()
     for case, (call, fields, task) in {**CHANGES, **SAME}.items():
         assert (key_of(call=call, fields=fields, task=task) == usual) is (case in SAME), case
@@ -146,13 +146,13 @@ def test_the_key_holds_what_can_change_the_answer_and_nothing_else() -> None:
 
 
 def test_keys_are_what_they_were() -> None:
-    """Answers that users have committed are found by every later version."""
+    """Keys never change, so that later versions find answers that users have committed."""
     call = {"system": "Be brief.", "schema": {"type": "array", "items": {"type": "integer"}}, "seed": 5}
     assert key_of(call=call, fields={"reasoning": "low"}) == KNOWN_KEY
 
 
 def test_an_unset_variable_stands_for_itself(api: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A model whose `${VAR}` is not set is looked up as written; set, it is another endpoint."""
+    """A model whose `${VAR}` is not set is looked up as written; once set, it is another endpoint."""
     file = tmp_path / "llm.yaml"
     row = model("openai", api("a", faults.good()), api_base="${NOWHERE_BASE}")
     file.write_text(f"models: {{m: {json.dumps(row)}}}\ntasks: {{t: {{models: m}}}}\n")
@@ -164,7 +164,7 @@ def test_an_unset_variable_stands_for_itself(api: Make, monkeypatch: pytest.Monk
 
 
 def test_an_endpoint_from_the_environment_counts(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two servers with the same model name do not share answers, wherever their address comes from."""
+    """Two servers with the same model name do not share answers, from whatever source their address is."""
     a, b = api("a", faults.good("from a")), api("b", faults.good("from b"))
     row = model("openai", a)
     del row["api_base"]
@@ -177,7 +177,7 @@ def test_an_endpoint_from_the_environment_counts(api: Make, monkeypatch: pytest.
 
 
 def test_a_local_model_is_known_by_the_digest_it_was_last_seen_with(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another build of the model said is not found; the digest outlives the process, and the server."""
+    """Answers of another build are not found; the digest is kept when the process or the server ends."""
     a = api("a", faults.good("of the first build"))
     seen = ["a" * 64]
     monkeypatch.setattr("testronaut_llm.local.ollama_models.Present", lambda *_: Present(seen[0]))
@@ -196,7 +196,7 @@ def test_a_local_model_is_known_by_the_digest_it_was_last_seen_with(api: Make, m
 
 
 def test_the_first_listed_hit_is_the_answer(api: Make) -> None:
-    """Candidates are looked up in the listed order, ready or not, whatever the strategy would ask first."""
+    """Candidates are looked up in the listed order, ready or not, for every strategy."""
     a, b = api("a", faults.good("from a")), api("b", faults.good("from b"))
     models = {"a": model("openai", a), "b": model("anthropic", b, price={"input": 0, "output": 0})}
     with cached(models, strategy="cheapest") as llm:
@@ -209,7 +209,7 @@ def test_the_first_listed_hit_is_the_answer(api: Make) -> None:
 
 
 def test_a_model_that_the_task_excludes_is_not_looked_up(api: Make) -> None:
-    """Too weak, or not private: its stored answer is none for this task."""
+    """The stored answer of a model that is too weak or not private is not used for this task."""
     a = api("a", faults.good("from a"))
     weak = {"strong": {"models": ["a"], "min_quality": 9}, "near": {"models": ["a"], "private": True}}
     with cached({"a": model("openai", a)}, weak) as llm:
@@ -220,7 +220,7 @@ def test_a_model_that_the_task_excludes_is_not_looked_up(api: Make) -> None:
 
 
 def test_tasks_and_aliases_share_answers(api: Make) -> None:
-    """The key is of the question and of the model; the answer speaks of the task and the alias that asked."""
+    """The key holds the question and the model; the answer names the task and alias of the caller."""
     row = model("openai", api("a", faults.good()))
     with cached({"one": row, "two": row}, {"u": {"models": "two"}}, max_tokens=4096) as llm:
         llm.complete("t", "hi", model="one")
@@ -229,7 +229,7 @@ def test_tasks_and_aliases_share_answers(api: Make) -> None:
 
 
 def test_a_fallbacks_answer_stays(api: Make) -> None:
-    """A later call gets it though the first model is well again; `refresh` is the way out."""
+    """A later call gets it even if the first model works again; `refresh` replaces it."""
     a, b = api("a", faults.error("server_error")), api("b", faults.good("from b"))
     with cached({"a": model("openai", a), "b": model("anthropic", b)}) as llm:
         first = llm.complete("t", "hi")
@@ -243,7 +243,7 @@ def test_a_fallbacks_answer_stays(api: Make) -> None:
 
 @each_mode
 async def test_accept_is_asked_on_hits(api: Make, mode: str) -> None:
-    """A stored answer that is not good enough for this caller is none: the model is asked, and its answer stored."""
+    """If `accept` refuses a stored answer, the model is asked, and its answer stored."""
     a = api("a", faults.good("poor"), faults.good("rich"))
     seen: list[tuple[str, bool]] = []
 
@@ -272,7 +272,7 @@ def test_a_cascade_does_not_pay_again_for_its_rejected_first_model(api: Make) ->
 
 @each_mode
 async def test_a_hit_is_validated_anew(api: Make, mode: str) -> None:
-    """`.parsed` is an instance of the caller's own class, of each caller's own."""
+    """Each caller gets `.parsed` as an instance of its own class."""
     a = api("a", faults.good('{"name": "Ada", "age": 36}'))
     async with cached({"m": model("openai", a)}) as llm:
         await ask(llm, mode, schema=Person)
@@ -283,7 +283,7 @@ async def test_a_hit_is_validated_anew(api: Make, mode: str) -> None:
 
 
 def test_a_hit_that_no_longer_obeys_is_a_miss(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A validator of the caller's that has become stricter asks again, and that is no trouble of the store."""
+    """If a validator has become stricter, the model is asked again, without a warning about the store."""
     a = api("a", faults.good('{"name": "Bob", "age": 1}'))
     with cached({"m": model("openai", a)}) as llm, capture_logs() as logs:
         llm.complete("t", "hi", schema=Person)
@@ -298,7 +298,7 @@ def test_a_hit_that_no_longer_obeys_is_a_miss(api: Make, monkeypatch: pytest.Mon
 def test_a_validator_that_raises_is_no_trouble_of_the_store(
     api: Make, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It raises where a stored answer is read as where a model answers; nobody is asked anew, the store stays open."""
+    """Its error is raised for a hit as for a model's answer; no model is asked, and the store stays open."""
     a = api("a", faults.good('{"name": "Ada", "age": 36}'))
     with cached({"m": model("openai", a)}) as llm:
         llm.complete("t", "hi", schema=Person)
@@ -311,7 +311,7 @@ def test_a_validator_that_raises_is_no_trouble_of_the_store(
 
 
 def test_a_local_model_hits_again_after_all_was_forgotten(api: Make) -> None:
-    """The digest that it was seen with is kept beside the answers, and may go before them."""
+    """After the cache is cleared, the first call asks and the later ones are hits."""
     with cached({"m": model("ollama", api("a", faults.good()))}) as llm:
         assert [llm.complete("t", "hi").cached for _ in range(3)] == [False, True, True]
         CacheFiles(llm.config.cache).clear()
@@ -319,7 +319,7 @@ def test_a_local_model_hits_again_after_all_was_forgotten(api: Make) -> None:
 
 
 def test_the_order_of_properties_is_another_question(api: Make) -> None:
-    """A model that reasons before it judges is not one that judges first; the order of other words is nothing."""
+    """The order of properties is part of the key, since a model may reason before it judges; other orders are not."""
     text = {"type": "string"}
     first = {"type": "object", "properties": {"why": text, "passed": text}, "required": ["passed", "why"]}
     second = {"required": ["passed", "why"], "properties": {"passed": text, "why": text}, "type": "object"}
@@ -331,7 +331,7 @@ def test_the_order_of_properties_is_another_question(api: Make) -> None:
 
 @each_mode
 async def test_off_neither_reads_nor_writes(api: Make, mode: str) -> None:
-    """Each call asks, and leaves nothing behind."""
+    """Each call asks the model, and nothing is stored."""
     a = api("a", faults.good())
     async with cached({"m": model("openai", a)}) as llm:
         await ask(llm, mode, cache="off")
@@ -342,7 +342,7 @@ async def test_off_neither_reads_nor_writes(api: Make, mode: str) -> None:
 
 @each_mode
 async def test_refresh_asks_and_stores(api: Make, mode: str) -> None:
-    """The new answer replaces the old one, of every candidate, or an older listed one would win."""
+    """The new answer replaces those of all candidates; otherwise an older listed one would be used."""
     a, b = api("a", faults.good("old a")), api("b", faults.good("new b"))
     async with cached({"a": model("openai", a), "b": model("anthropic", b)}) as llm:
         await ask(llm, mode)
@@ -353,7 +353,7 @@ async def test_refresh_asks_and_stores(api: Make, mode: str) -> None:
 
 @each_mode
 async def test_only_asks_nobody(api: Make, mode: str) -> None:
-    """A miss is an error that says what was looked for, and how to get it."""
+    """A miss is an error that names what was looked up and how to get it."""
     a = api("a", faults.good())
     async with cached({"m": model("openai", a), "n": model("anthropic", a)}) as llm:
         with pytest.raises(errors.CacheMissError, match=r"no answer to this prompt of m, n .*cache import FILE"):
@@ -364,7 +364,7 @@ async def test_only_asks_nobody(api: Make, mode: str) -> None:
 
 
 def test_the_environment_rules_the_tasks_and_the_call_rules_it(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TESTRONAUT_LLM_CACHE is for one run; a wrong value names the variable, an empty one is none."""
+    """TESTRONAUT_LLM_CACHE overrides tasks, and the call overrides it; wrong values are named, empty ones ignored."""
     a = api("a", faults.good())
     with cached({"m": model("openai", a)}, cache="off") as llm:
         monkeypatch.setenv("TESTRONAUT_LLM_CACHE", "only")
@@ -390,7 +390,7 @@ BAD = {
 @pytest.mark.parametrize("fault", BAD)
 @pytest.mark.parametrize("mode", ["complete", "stream"])
 async def test_nothing_but_an_accepted_answer_is_stored(api: Make, fault: str, mode: str) -> None:
-    """What failed, was cut, refused or broke its schema leaves nothing; the good answer after it does."""
+    """Failed, cut, refused and invalid answers are not stored; the good answer after them is."""
     a = api("a", BAD[fault])
     async with cached({"m": model("openai", a)}, timeout=5) as llm:
         with pytest.raises(LLMError):
@@ -406,7 +406,7 @@ def _entries() -> int:
 
 
 def test_what_is_not_whole_is_not_stored(api: Make) -> None:
-    """A cut answer that the task allows is one for this call and none for the next; nor is a stream that was left."""
+    """A cut answer is not stored, even if the task allows it; nor is a cancelled stream."""
     a = api("a", faults.good("half an ans", finish="length"))
     with cached({"m": model("openai", a)}, allow_truncated=True) as llm:
         assert llm.complete("t", "hi").text == "half an ans"
@@ -418,7 +418,7 @@ def test_what_is_not_whole_is_not_stored(api: Make) -> None:
 
 
 def test_no_secret_reaches_the_cache(api: Make) -> None:
-    """An answer that repeats a key is given back and not stored; no file of the store holds it in any form."""
+    """An answer that repeats a key is returned and not stored; no file of the store holds the key in any form."""
     a = api("a", faults.good(f"Your key is {KEY}, is it not?"), faults.good("fine"))
     with cached({"m": model("openai", a)}) as llm:
         assert KEY in llm.complete("t", "hi").text
@@ -429,7 +429,7 @@ def test_no_secret_reaches_the_cache(api: Make) -> None:
 
 
 def test_a_hit_is_booked_and_needs_no_money(api: Make) -> None:
-    """The ledger knows what it saved, and the event says `cached`, no attempt, no cost; no budget stops it."""
+    """The ledger holds the saving; the event has `cached`, no attempt and no cost; no budget stops a hit."""
     with cached({"m": model("openai", api("a", faults.good()))}) as llm:
         llm.complete("t", "hi")
         with capture_logs() as logs:
@@ -445,7 +445,7 @@ def test_a_hit_is_booked_and_needs_no_money(api: Make) -> None:
 
 
 def test_an_extra_that_is_no_json_goes_uncached(api: Make) -> None:
-    """There is no key for it; the call is as good as any."""
+    """It has no key, so the call is made without the cache."""
     a = api("a", faults.good())
     with cached({"m": model("openai", a)}) as llm:
         with pytest.raises(errors.CacheMissError):
@@ -463,7 +463,7 @@ async def embed(llm: LLMManager, mode: str, texts: list[str], **given: Any) -> A
 
 @pytest.mark.parametrize("mode", EMBED)
 async def test_vectors_are_kept_by_text(api: Make, mode: str) -> None:
-    """Only the texts that are missing are asked for, each once; all come back in order."""
+    """Only the missing texts are sent, each once; all vectors are returned in order."""
     a = api("a", faults.good())
     async with cached({"m": model("openai", a)}) as llm:
         first = await embed(llm, mode, ["a", "b"])
@@ -481,7 +481,7 @@ async def test_vectors_are_kept_by_text(api: Make, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", EMBED)
 async def test_the_modes_hold_for_vectors(api: Make, mode: str) -> None:
-    """`only` wants all of them, `refresh` asks for all, `off` keeps none."""
+    """`only` needs all of them stored, `refresh` asks for all, `off` stores none."""
     a = api("a", faults.good())
     async with cached({"m": model("openai", a)}) as llm:
         await embed(llm, mode, ["a"], cache="off")

@@ -1,4 +1,4 @@
-"""Another program holds the ledger or the store: deadlines hold, the event loop runs on, no paid answer is lost."""
+"""If another program locks the ledger or the store, deadlines and the event loop work, and no answer is lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LONGEST = 1.0
 
 
 def hold(file: Path) -> subprocess.Popen[str]:
-    """Another process that holds a file until its `with` block ends, or `communicate` is called."""
+    """Starts a process that locks a file until its `with` block ends, or `communicate` is called."""
     command = [sys.executable, "-c", HOLD, str(file)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout
@@ -50,7 +50,7 @@ def _llm(api: Api, budget: dict[str, Any] | None = None, cache: str = "off") -> 
 
 @contextmanager
 def _beating() -> Iterator[list[float]]:
-    """The longest pause of the event loop, when it is over."""
+    """Yields a function that returns the longest pause of the event loop."""
     longest, last = [0.0], time.monotonic()
 
     async def beat() -> None:
@@ -77,7 +77,7 @@ BUDGET = {"per_day": "1", "scope": "locked"}
 
 @each_mode
 async def test_a_budget_that_cannot_be_asked_stops_the_call_within_its_deadline(api: Make, mode: str) -> None:
-    """Nothing is sent, and the error comes when the deadline says so, with the loop running on."""
+    """Nothing is sent, the error comes at the deadline, and the event loop keeps running."""
     a = api("a", faults.good())
     with _llm(a, BUDGET) as llm:
         await ask(llm, mode)
@@ -97,7 +97,7 @@ async def test_a_budget_that_cannot_be_asked_stops_the_call_within_its_deadline(
 
 @each_mode
 async def test_a_budget_that_is_free_in_time_is_waited_for(api: Make, mode: str) -> None:
-    """The call goes on as soon as the other process lets go."""
+    """The call continues as soon as the other process releases the lock."""
     a = api("a", faults.good())
     with _llm(a, BUDGET) as llm:
         await ask(llm, mode)
@@ -113,7 +113,7 @@ async def test_a_budget_that_is_free_in_time_is_waited_for(api: Make, mode: str)
 async def test_a_paid_answer_is_handed_out_at_once_and_settled_later(
     api: Make, mode: str, budget: dict[str, Any] | None
 ) -> None:
-    """The file is taken while the model answers; when it is free, the books are right."""
+    """The file is locked while the model answers; once it is free, the ledger is correct."""
     a = api("a", faults.good())
     holders: list[subprocess.Popen[str]] = []
     with _llm(a, budget) as llm:
@@ -135,7 +135,7 @@ async def test_a_paid_answer_is_handed_out_at_once_and_settled_later(
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_what_was_not_settled_is_settled_at_the_end(api: Make, asynchronous: bool) -> None:
-    """Closing writes what was kept back, and an event loop goes on meanwhile."""
+    """Closing writes the pending settlements, and an event loop keeps running meanwhile."""
     a = api("a", faults.good())
     llm = _llm(a)
     llm.complete("t", "hi")
@@ -152,7 +152,7 @@ async def test_what_was_not_settled_is_settled_at_the_end(api: Make, asynchronou
 
 @each_mode
 async def test_a_store_that_is_held_stops_no_loop(api: Make, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be stored is not; the answer comes all the same."""
+    """The answer is returned even if it cannot be stored."""
     monkeypatch.setattr(disk, "_TIMEOUT", 2.0)
     with _llm(api("a", faults.good()), cache="use") as llm:
         await ask(llm, mode, "first")

@@ -1,4 +1,4 @@
-"""Folders that nobody may write to, and a disk that fills up: answers still come, every failure says what to do."""
+"""With read-only folders or a full disk, answers are still returned, and every failure says what to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from manager_kit import KEY, Api, model, program
 from unwritable_program import obey_modes
 
 PROGRAM = Path(__file__).parents[1] / "support" / "unwritable_program.py"
-# A limited write would leave modules cut in half behind, for whoever imports them next.
+# A limited write would leave incomplete modules for the next import.
 GIVEN = {"OPENAI_API_KEY": KEY, "PYTHONDONTWRITEBYTECODE": "1"}
 Found = dict[str, tuple[int, str]]
 
@@ -30,7 +30,7 @@ HAS_NOTHING = {"spend", "spend prune --older-than 1d", "cache stats", "cache cle
 
 
 def run(folder: Path) -> list[tuple[Found, str]]:
-    """What came of everything that the program can do, in a home that was never used and in one that was."""
+    """Returns the results of all that the program tries, in an unused home and in a used one."""
     done = program(PROGRAM, "modes", folder, env={**os.environ, **GIVEN}, preexec_fn=obey_modes)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
@@ -38,7 +38,7 @@ def run(folder: Path) -> list[tuple[Found, str]]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="root has to give up its powers for this")
 def test_nothing_is_lost_but_what_cannot_be_written(api: Callable[..., Api], tmp_path: Path) -> None:
-    """Calls are answered with one warning for each store; commands that write end in one line that names the file."""
+    """Calls are answered with one warning for each store; commands that write end in one line with the file's name."""
     row = model("openai", api("a", faults.good("fine")))
     facts = {"litellm_provider": "openai", "mode": "chat", "input_cost_per_token": 1e-7, "output_cost_per_token": 1e-6}
     text = json.dumps({"models": {"m": row}, "tasks": {"t": {"models": ["m"], "max_tokens": 10}}})
@@ -70,7 +70,7 @@ def _check(found: Found, said: str, works: set[str]) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit on the size of files stands for the disk")
 def test_a_full_disk_costs_no_answer_and_breaks_no_file(api: Callable[..., Api], tmp_path: Path) -> None:
-    """Cache, ledger, events, what was learned: one warning each. Downloads and edits: an error, the old file stays."""
+    """Stores warn once each. Failed downloads and edits are errors, and the old file is unchanged."""
     row = model("openai", api("a", faults.good("fine")))
     folders = {size: tmp_path / str(size) for size in (0, 20_000)}
     for folder in folders.values():

@@ -1,4 +1,4 @@
-"""Identical calls at the same time are one request: in threads, on event loops, and in processes."""
+"""Identical concurrent calls are one request: in threads, on event loops, and in processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CALLS = 100
 
 
 class Gate:
-    """A reply that waits until it is let go, so that every call of a test is under way by then."""
+    """A reply that waits until it is released, so that every call of a test has started by then."""
 
     def __init__(self, reply: Any = None) -> None:
         self.open = threading.Event()
@@ -44,7 +44,7 @@ class Gate:
         self.reply(exchange)
 
     def when(self, full: Callable[[], bool]) -> None:
-        """Lets go as soon as `full` is true."""
+        """Releases the reply as soon as `full` is true."""
         while not full():
             threading.Event().wait(0.005)
         self.open.set()
@@ -55,13 +55,13 @@ def cached(row: dict[str, Any], **task: Any) -> LLMManager:
 
 
 async def until(full: Callable[[], bool]) -> None:
-    """Lets the loop turn until `full` is true."""
+    """Runs the event loop until `full` is true."""
     for _ in iter(full, True):
         await asyncio.sleep(0.005)
 
 
 def test_a_hundred_identical_calls_are_one_request(api: Make) -> None:
-    """From threads, event loops and a batch: one asks, the others are hits that saved what it cost."""
+    """Calls from threads, event loops and a batch: one asks, the others are hits that saved its cost."""
     gate = Gate()
     a = api("a", gate)
 
@@ -119,7 +119,7 @@ def ready(made: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def leader_elsewhere(llm: LLMManager) -> Iterator[subprocess.Popen[str]]:
-    """Another process that asks what `llm` is about to ask, and does not end by itself."""
+    """Starts another process that asks what `llm` is about to ask, and ends only when it is stopped."""
     flight = llm._lookup.flight(looked_up(llm))
     llm._lookup.cache.read("k", str)  # type: ignore[union-attr]  # makes the folder
     holder = child(HOLDS, str(cache_dir() / "answers" / "flights.lock"), flight)
@@ -169,7 +169,7 @@ def test_a_killed_leader_frees_the_others(api: Make, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["complete", "acomplete"])
 def test_a_follower_keeps_its_own_deadline(api: Make, mode: str) -> None:
-    """Whoever leads, in this process or in another, it ends in its own time, and the leader goes on."""
+    """A follower ends at its own deadline, and the leader continues, in this process or in another."""
     gate = Gate()
     a = api("a", gate)
     says = r"an identical call did not end within the deadline of 0\.05 s"
@@ -194,7 +194,7 @@ def _ask(llm: LLMManager, mode: str, prompt: str = "hi", **given: Any) -> Answer
 
 
 def test_when_the_leader_fails_one_at_a_time_tries(api: Make) -> None:
-    """Each failure lets the next in line ask; the first that is answered answers the rest."""
+    """After each failure the next in line asks; the first answer serves all others."""
     gate = Gate(faults.error("server_error"))
     at_once, most, lock = 0, 0, threading.Lock()
 
@@ -220,7 +220,7 @@ def test_when_the_leader_fails_one_at_a_time_tries(api: Make) -> None:
 
 @pytest.mark.parametrize("cancelled", [0, 1], ids=["leader", "follower"])
 def test_a_cancelled_call_leaves_the_rest_alone(api: Make, cancelled: int) -> None:
-    """The task that asked is cancelled: another one asks. One that waits is cancelled: the others wait on."""
+    """If the leader is cancelled, another call asks; if a follower is cancelled, the others wait on."""
     gate = Gate()
     a = api("a", gate, faults.good("second"))
 
@@ -244,7 +244,7 @@ def test_a_cancelled_call_leaves_the_rest_alone(api: Make, cancelled: int) -> No
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_stream_waits_for_an_answer_that_is_under_way(api: Make, fails: bool) -> None:
-    """It replays it, piece by piece. When the leader fails, both streams ask for themselves, and neither waits."""
+    """It replays the answer in pieces. If the leader fails, both streams ask, and neither waits."""
     gate = Gate(faults.error("server_error") if fails else None)
     a = api("a", gate, faults.good("for itself"))
     with cached(model("openai", a)) as llm, ThreadPoolExecutor(3) as pool:
@@ -260,7 +260,7 @@ def test_a_stream_waits_for_an_answer_that_is_under_way(api: Make, fails: bool) 
 
 
 def test_nobody_waits_for_a_stream(api: Make) -> None:
-    """A stream whose reader pauses keeps no other call from being answered."""
+    """A stream whose reader pauses delays no other call."""
     a = api("a", faults.good("one two three"))
     with cached(model("openai", a)) as llm, llm.stream("t", "hi") as paused:
         next(paused)
@@ -270,7 +270,7 @@ def test_nobody_waits_for_a_stream(api: Make) -> None:
 
 @pytest.mark.parametrize("given", [{"cache": "off"}, {"cache": "refresh"}, {"sample": 1}])
 def test_what_is_not_the_same_shares_nothing(api: Make, given: dict[str, Any]) -> None:
-    """`off` and `refresh` ask for themselves, and another `sample` is another question."""
+    """Calls with `off`, `refresh` or another `sample` send their own request."""
     gate = Gate()
     a = api("a", gate, faults.good("another"))
     with cached(model("openai", a)) as llm, ThreadPoolExecutor(1) as pool:
@@ -283,7 +283,7 @@ def test_what_is_not_the_same_shares_nothing(api: Make, given: dict[str, Any]) -
 
 
 def test_a_broken_store_holds_up_nobody(api: Make) -> None:
-    """What cannot be stored cannot be shared: when the first has ended, the others ask at once."""
+    """Without a store nothing is shared: once the first call has ended, the others ask at once."""
     cache_dir().mkdir(parents=True)
     (cache_dir() / "answers").write_text("in the way")
     gate = Gate()
@@ -295,7 +295,7 @@ def test_a_broken_store_holds_up_nobody(api: Make) -> None:
 
 
 def test_identical_embeddings_are_one_request(api: Make) -> None:
-    """The same texts at the same time are asked once."""
+    """Concurrent calls with the same texts are one request."""
     gate = Gate(faults.good())
     a = api("a", gate)
     with cached(model("openai", a)) as llm, ThreadPoolExecutor(5) as pool:
@@ -306,7 +306,7 @@ def test_identical_embeddings_are_one_request(api: Make) -> None:
 
 
 def test_where_there_are_no_locks_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that is not there, or a system without `fcntl`: each process asks for itself."""
+    """If the folder is missing, or the system lacks `fcntl`, each process asks."""
     absent = FlightLocks(tmp_path / "absent" / "lock")
     assert absent.acquire("ab" * 32)
     absent.release("ab" * 32)
@@ -325,7 +325,7 @@ def test_where_there_are_no_locks_nobody_waits(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="the process holds the locks here")
 def test_closing_one_manager_frees_no_lock_of_another(tmp_path: Path) -> None:
-    """Each has its own, on one file and in one process."""
+    """Each manager has its own lock, on one file and in one process."""
     mine, other, third = (FlightLocks(tmp_path / "flights.lock") for _ in range(3))
     assert mine.acquire("a" * 64)
     assert not other.acquire("a" * 64)
@@ -341,7 +341,7 @@ def test_closing_one_manager_frees_no_lock_of_another(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="the process holds the locks here")
 def test_two_managers_share_one_request(api: Make) -> None:
-    """A question that both are asked at once is asked once."""
+    """Two managers with the same call at the same time send one request."""
     a = api("a", faults.late(0.3, faults.good()))
     row = model("openai", a)
     with cached(row) as one, cached(row) as other, ThreadPoolExecutor(8) as pool:

@@ -1,4 +1,4 @@
-"""Many calls at once: in order, in a window, and one failure stops none of the others."""
+"""Many calls at once: in order, within a limit, and one failure does not stop the others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _texts(results: list[Any]) -> list[str]:
 
 @each_mode
 def test_results_come_in_order(llm: FakeLLM, mode: str) -> None:
-    """Whichever call ends first, each result stands at its prompt's place."""
+    """Results are in the order of the prompts, whichever call ends first."""
     llm.reply(lambda call: FakeAnswer(text="slow", delay=0.05), prompt="^0$")
     results = _batch(llm, mode, "t", [str(n) for n in range(20)], concurrency=4)
     assert _texts(results) == ["slow", *(f"re: {n}" for n in range(1, 20))]
@@ -48,7 +48,7 @@ def test_results_come_in_order(llm: FakeLLM, mode: str) -> None:
 
 @each_mode
 def test_a_failure_stops_nobody(llm: FakeLLM, mode: str) -> None:
-    """A failed call leaves its error at its place, and the others go on."""
+    """The result of a failed call is its error, and the other calls continue."""
     llm.reply(InvalidRequestError("no"), prompt="^1$")
     assert _batch(llm, mode, "t", []) == []
     results = _batch(llm, mode, "t", ["0", "1", "", "3"], concurrency=2)
@@ -60,7 +60,7 @@ def test_a_failure_stops_nobody(llm: FakeLLM, mode: str) -> None:
 @each_mode
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_no_more_are_under_way_than_allowed(llm: FakeLLM, mode: str, concurrency: int) -> None:
-    """The window is as wide as it was asked to be, and prompts are drawn only as it moves."""
+    """At most `concurrency` calls run at once, and prompts are read only as calls end."""
     drawn, most = 0, 0
     done: list[int] = []
 
@@ -82,7 +82,7 @@ def test_no_more_are_under_way_than_allowed(llm: FakeLLM, mode: str, concurrency
 
 @each_mode
 def test_progress_tells_how_far_it_is(llm: FakeLLM, mode: str) -> None:
-    """Each result is reported in the caller's thread; the total is there where it is known."""
+    """Each result is reported in the caller's thread, with the total if it is known."""
     seen: list[Any] = []
 
     def report(done: int, total: int | None, result: Any) -> None:
@@ -112,7 +112,7 @@ WRONG = [
 def test_what_is_wrong_for_all_is_said_once(
     llm: FakeLLM, mode: str, given: dict[str, Any], kind: type[LLMError]
 ) -> None:
-    """An argument that no call could use is one error, before anything is asked."""
+    """An argument that is wrong for every call is one error, before anything is sent."""
     with pytest.raises(kind, match=str(next(iter(given)))):
         _batch(llm, mode, **{"task": "t", "prompts": ["a"], **given})
     assert llm.calls == []
@@ -120,7 +120,7 @@ def test_what_is_wrong_for_all_is_said_once(
 
 @each_mode
 def test_a_fault_of_the_callers_code_ends_the_batch(llm: FakeLLM, mode: str) -> None:
-    """What the caller's own functions raise comes out as it is, and nothing stays under way."""
+    """Errors of the caller's functions are raised unchanged, and all calls end."""
     llm.reply(lambda call: FakeAnswer(text="never", delay=60), prompt="slow")
     with pytest.raises(ZeroDivisionError):
         _batch(llm, mode, "t", ["slow", "a", "b"], concurrency=2, on_progress=lambda *_: 1 / 0)
@@ -128,7 +128,7 @@ def test_a_fault_of_the_callers_code_ends_the_batch(llm: FakeLLM, mode: str) -> 
 
 
 async def test_a_cancelled_batch_cancels_its_calls(llm: FakeLLM) -> None:
-    """Cancelling the task of a batch leaves no task of it behind."""
+    """Cancelling the task of a batch cancels all its tasks."""
     under_way, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def answer(_call: FakeCall) -> FakeAnswer:
@@ -145,13 +145,13 @@ async def test_a_cancelled_batch_cancels_its_calls(llm: FakeLLM) -> None:
 
 
 async def test_the_sync_form_works_where_a_loop_runs(llm: FakeLLM) -> None:
-    """`batch` may be called in a notebook, whose thread has an event loop already."""
+    """`batch` works in a notebook, whose thread already has an event loop."""
     assert _texts(llm.batch("t", ["a"])) == ["re: a"]
 
 
 @pytest.mark.usefixtures("provider_keys")
 def test_the_first_batch_of_a_machine_shares_its_requests(api: Make) -> None:
-    """The lock of identical calls is there before the first answer is stored: another process may ask the same."""
+    """The lock of identical calls exists before the first answer is stored, for other processes."""
     folder = cache_dir() / "answers"
     locks: list[bool] = []
 
@@ -167,7 +167,7 @@ def test_the_first_batch_of_a_machine_shares_its_requests(api: Make) -> None:
 
 @each_mode
 def test_context_variables_reach_the_calls(llm: FakeLLM, mode: str) -> None:
-    """What the caller has bound for its logs is bound in each call."""
+    """Context variables of the caller are set in each call."""
     bound = contextvars.ContextVar("bound", default="nothing")
     seen: list[str] = []
 

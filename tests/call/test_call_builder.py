@@ -206,7 +206,7 @@ def test_a_wrong_prompt_is_named(prompt: Any, named: str) -> None:
 
 @pytest.mark.parametrize("text", ["a\x00b", "\u202e", "😀", "é", "x" * 100_000, "\r\n\t x", "{}", "</s>"])
 def test_odd_text_is_sent_unchanged(text: str) -> None:
-    """Any text that can be encoded is sent as it is."""
+    """Any text that can be encoded is sent unchanged."""
     assert build_call(PLAIN, text).messages[-1].content == text
 
 
@@ -230,7 +230,7 @@ def test_a_value_may_be_given_in_several_forms(name: str, given: Any, value: Any
 
 
 def test_a_message_is_accepted_like_a_mapping() -> None:
-    """A `Message` stands wherever a mapping of OpenAI's form does."""
+    """A `Message` is accepted like a mapping of OpenAI's form."""
     turns = [{"role": "system", "content": "s"}, Message(role="user", content="hi")]
     assert [(one.role, one.content) for one in build_call(PLAIN, turns).messages] == [("system", "s"), ("user", "hi")]
     llm = FakeLLM()
@@ -305,7 +305,7 @@ async def test_a_function_with_other_arguments_is_refused(name: str, given: dict
 
 
 def test_a_call_copies_its_mappings() -> None:
-    """What the caller changes later does not change the call."""
+    """Later changes to the caller's mappings do not change the call."""
     extra, metadata = {"a": 1}, {"b": 1}
     call = build_call(PLAIN, "hi", extra=extra, metadata=metadata)
     extra["a"], metadata["b"] = 2, 2

@@ -31,7 +31,7 @@ class Outcome(Enum):
 
 
 def tokens(*said: tuple[str, dict[str, float]]) -> list[TokenChoice]:
-    """Tokens of an answer, each with its alternatives and their probabilities; its own among them."""
+    """Returns the tokens of an answer, each with its alternatives and their probabilities, its own included."""
     logs = [(token, {other: math.log(share) for other, share in others.items()}) for token, others in said]
     return [TokenChoice(token=token, logprob=others[token], others=others) for token, others in logs]
 
@@ -92,7 +92,7 @@ def test_tokens_without_a_label_prove_nothing() -> None:
 
 
 def test_votes_become_probabilities() -> None:
-    """More votes are surer, and a tie is even."""
+    """More votes give a higher probability, and a tie gives equal ones."""
     one, two = (vote_probabilities({"a": votes}, ["a", "b", "c"]) for votes in (1, 2))
     assert 1 / 3 < one["a"] < two["a"] < 1
     assert vote_probabilities({"a": 1, "b": 1}, ["a", "b"]) == pytest.approx({"a": 0.5, "b": 0.5})
@@ -117,13 +117,13 @@ def test_votes_become_probabilities() -> None:
     ],
 )
 def test_bad_labels_are_refused_before_anything_is_sent(labels: Any, words: str) -> None:
-    """With what was given, and what was expected."""
+    """The error names what was given and what was expected."""
     with pytest.raises(InvalidRequestError, match=words.replace("(", r"\(")):
         labels_of(labels)
 
 
 class Judges:
-    """A gateway whose models answer as planned: `{alias: [label or error, ...]}`, the last one again and again."""
+    """A gateway whose models answer as planned: `{alias: [label or error, ...]}`, then repeat the last."""
 
     def __init__(self, plan: Mapping[str, list[str | LLMError]], shares: Mapping[str, float] | None = None) -> None:
         self._plan = {alias: list(said) for alias, said in plan.items()}
@@ -163,7 +163,7 @@ def judged(judges: Judges, **task: Any) -> LLMManager:
 
 
 def ask(llm: LLMManager, asynchronous: bool, labels: Any = LABELS, **options: Any) -> Any:
-    """One classification, by either form."""
+    """Returns one classification, sync or async."""
     if asynchronous:
         return asyncio.run(llm.aclassify("t", "Did it pass?", labels, **options))
     return llm.classify("t", "Did it pass?", labels, **options)
@@ -189,7 +189,7 @@ def asynchronous(request: pytest.FixtureRequest) -> bool:
 def test_one_request_is_enough_where_the_wire_gives_log_probabilities(
     labels: Any, label: Any, asynchronous: bool
 ) -> None:
-    """At the task's temperature; the label has the type of those that were given."""
+    """It uses the task's temperature; the label has the type of those that were given."""
     judges = Judges({"weak": ["passed"]}, {"weak": 0.9})
     with judged(judges) as llm:
         found = ask(llm, asynchronous, labels)
@@ -208,7 +208,7 @@ def test_one_request_is_enough_where_the_wire_gives_log_probabilities(
     ],
 )
 def test_votes_decide_elsewhere(said: list[str | LLMError], label: str, requests: int, asynchronous: bool) -> None:
-    """At a temperature above 0, and no longer than until the outcome is settled."""
+    """Votes use a temperature above 0, and end as soon as the outcome is settled."""
     judges = Judges({"mute": said})
     with judged(judges, models=["mute"]) as llm:
         found = ask(llm, asynchronous)
@@ -224,7 +224,7 @@ def test_votes_decide_elsewhere(said: list[str | LLMError], label: str, requests
 
 @pytest.mark.parametrize("votes", [1, 2, 3, 4])
 def test_no_model_gets_more_requests_than_votes(votes: int, asynchronous: bool) -> None:
-    """Also if its answers alternate; of a tie, the label that was named first counts, with half of the probability."""
+    """This holds for alternating answers, too; a tie gives the first answered label with probability one half."""
     judges = Judges({"mute": ["failed", "passed"] * 4})
     with judged(judges, models=["mute"]) as llm:
         found = ask(llm, asynchronous, votes=votes)
@@ -233,7 +233,7 @@ def test_no_model_gets_more_requests_than_votes(votes: int, asynchronous: bool) 
 
 
 def test_a_verdict_that_is_not_sure_goes_to_a_better_model(asynchronous: bool) -> None:
-    """All verdicts are there, the surest one counts, and everything is paid."""
+    """The result holds all verdicts and the whole cost; the surest verdict is used."""
     judges = Judges({"weak": ["failed"], "good": ["passed"]}, {"weak": 0.6, "good": 0.95})
     with judged(judges) as llm:
         found = ask(llm, asynchronous, min_confidence=0.8)
@@ -245,7 +245,7 @@ def test_a_verdict_that_is_not_sure_goes_to_a_better_model(asynchronous: bool) -
 
 
 def test_a_better_model_that_fails_leaves_what_is_known(asynchronous: bool) -> None:
-    """The verdict stands, with the reason why it is not surer; the first model's failure is the call's."""
+    """The first verdict is used, with the reason; a failure of the first model fails the call."""
     refused = errors.AuthenticationError("no", status=401)
     with judged(Judges({"weak": ["failed"], "good": [refused]}, {"weak": 0.6})) as llm:
         found = ask(llm, asynchronous, min_confidence=0.8)
@@ -255,7 +255,7 @@ def test_a_better_model_that_fails_leaves_what_is_known(asynchronous: bool) -> N
 
 
 def test_max_cost_and_deadline_hold_for_all_requests() -> None:
-    """What the first request cost is not there for the next."""
+    """The cost of the first request is subtracted for the next."""
     judges = Judges({"weak": ["failed"], "good": ["passed"]}, {"weak": 0.6, "good": 0.95})
     with judged(judges, max_tokens=10) as llm:
         found = ask(llm, False, min_confidence=0.8, max_cost="0.0029", deadline=60)
@@ -277,7 +277,7 @@ def test_max_cost_and_deadline_hold_for_all_requests() -> None:
     ],
 )
 def test_wrong_arguments_are_named(wrong: dict[str, Any]) -> None:
-    """Before anything is sent."""
+    """They are errors before anything is sent."""
     judges = Judges({"weak": ["passed"]})
     with judged(judges) as llm, pytest.raises(InvalidRequestError, match=next(iter(wrong))):
         ask(llm, False, **wrong)
@@ -286,7 +286,7 @@ def test_wrong_arguments_are_named(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("prompt", ["", "  ", None, 5, []])
 def test_a_prompt_that_is_none_is_not_paid(prompt: Any) -> None:
-    """The question about the labels does not stand in for it."""
+    """An empty prompt is an error, although the instruction with the labels has text."""
     judges = Judges({"weak": ["passed"]})
     with judged(judges) as llm, pytest.raises(InvalidRequestError, match="the prompt is"):
         llm.classify("t", prompt, LABELS)
@@ -304,7 +304,7 @@ ANSWERS = {
 @pytest.mark.usefixtures("provider_keys")
 @pytest.mark.parametrize("wire", ["openai", "azure", "ollama"])
 def test_log_probabilities_come_from_what_was_received(api: Any, wire: str) -> None:
-    """They are asked for with the most alternatives, read from the body, and kept with the answer."""
+    """The most alternatives are requested; they are read from the body and kept with the answer."""
     share = [{"token": one, "logprob": math.log(p)} for one, p in (("failed", 0.9), ("passed", 0.1))]
     quote = [{"token": '"', "logprob": 0.0, "top_logprobs": [{"token": '"', "logprob": 0.0}]}]
     content = [*quote, {"token": "failed", "logprob": math.log(0.9), "top_logprobs": share}, *quote]
@@ -328,7 +328,7 @@ def test_log_probabilities_come_from_what_was_received(api: Any, wire: str) -> N
 
 @pytest.mark.usefixtures("provider_keys")
 def test_a_model_that_refuses_log_probabilities_is_asked_without(api: Any) -> None:
-    """Then votes decide."""
+    """Votes are used for it."""
     words = {"error": {"message": "You are not allowed to request logprobs from this model.", "code": None}}
     a = api("a", faults.raw(403, json.dumps(words).encode()), faults.good('{"result": "passed"}'))
     with manager({"a": model("openai", a)}) as llm:

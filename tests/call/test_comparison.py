@@ -1,4 +1,4 @@
-"""`compare` asks several models the same: who said what, how far they agree, and what it cost."""
+"""`compare` asks several models the same: their answers, their agreement, and the cost."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _answer(text: str) -> Answer[Any]:
 
 @each_mode
 def test_each_model_answers_under_its_name(llm: FakeLLM, mode: str) -> None:
-    """Results are listed by alias in the order asked, each from its own model."""
+    """Results are listed by alias in the listed order, each from its own model."""
     for name in "abc":
         llm.reply(f"I am {name}.", model=name)
     found = _compare(llm, mode, "t", "Who?", models=["c", "a"])
@@ -72,7 +72,7 @@ def test_each_model_answers_under_its_name(llm: FakeLLM, mode: str) -> None:
 
 @each_mode
 def test_a_failed_model_stops_no_other(llm: FakeLLM, mode: str) -> None:
-    """Its error stands in its place, and the others are compared."""
+    """Its result is its error, and the others are compared."""
     llm.reply("yes")
     llm.reply(InvalidRequestError("no"), model="b")
     found = _compare(llm, mode, "t", "?", models=["a", "b", "c"])
@@ -87,7 +87,7 @@ def test_a_failed_model_stops_no_other(llm: FakeLLM, mode: str) -> None:
 
 @each_mode
 def test_several_prompts_have_a_row_each(llm: FakeLLM, mode: str) -> None:
-    """A list of texts and messages is asked one by one, and totals cover all of them."""
+    """Each prompt of a list is asked, and totals cover all of them."""
     llm.reply(lambda call: f"re: {call.prompt}")
     llm.reply("another", model="b", prompt="two")
     turns = [{"role": "user", "content": "one"}]
@@ -188,7 +188,7 @@ NORMALISED = [
 
 @pytest.mark.parametrize(("one", "other", "same"), NORMALISED)
 def test_texts_are_compared_without_their_form(one: str, other: str, same: bool) -> None:
-    """Case, white space and punctuation may differ; words, signs and numbers may not."""
+    """Case, white space and punctuation are ignored; words, signs and numbers are compared."""
     assert (normalised(one) == normalised(other)) is same
 
 

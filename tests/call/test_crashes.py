@@ -1,4 +1,4 @@
-"""A process that is killed in the middle of its writes loses nothing that was finished, and breaks no file."""
+"""A process that is killed while it writes loses no finished write, and breaks no file."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def llm(server: Api) -> Iterator[LLMManager]:
 
 
 def test_it_sums_each_model_and_the_route(llm: LLMManager, server: Api) -> None:
-    """As `route` does for one prompt, and nothing is sent."""
+    """The numbers are those of `route` for each prompt, and nothing is sent."""
     server.asked.clear()
     prompts = ["one", "two and more", "three"]
     found = llm.estimate("t", prompts)
@@ -51,7 +51,7 @@ def test_it_sums_each_model_and_the_route(llm: LLMManager, server: Api) -> None:
 
 
 def test_stored_and_repeated_prompts_cost_nothing(llm: LLMManager) -> None:
-    """It counts no hit for them. A refreshing or uncached batch asks each; `only` asks none."""
+    """Stored and repeated prompts cost nothing, unless with `refresh` or `off`; `only` sends none."""
     llm.complete("t", "stored")
     before = llm.session
     prompts = ["stored", "new", "new", "newer"]
@@ -63,7 +63,7 @@ def test_stored_and_repeated_prompts_cost_nothing(llm: LLMManager) -> None:
 
 
 def test_what_cannot_be_asked_is_refused(llm: LLMManager) -> None:
-    """No prompt, and one that fits no window; each time that it comes."""
+    """Empty prompts and prompts that fit no window count as refused, each time."""
     found = llm.estimate("t", ["", "x " * 20_000, "x " * 20_000, "fine"])
     assert (found.prompts, found.cached, found.refused, found.route.first) == (4, 0, 3, 1)
     assert "window too small" in found.models[0].reason
@@ -78,7 +78,7 @@ def test_what_cannot_be_asked_is_refused(llm: LLMManager) -> None:
     ("prompt", "options"), [("", {}), ("x " * 20_000, {}), ("new", {"cache": "only"}), ("a", {"max_cost": 0})]
 )
 def test_a_refused_prompt_has_the_error_of_its_call(llm: LLMManager, prompt: str, options: Any) -> None:
-    """Of the same class and with the same words as `complete` raises."""
+    """The error has the class and message that `complete` raises."""
     found = llm.estimate("t", [prompt], **options)
     with pytest.raises(LLMError) as raised:
         llm.complete("t", prompt, **options)
@@ -91,7 +91,7 @@ def test_a_refused_prompt_has_the_error_of_its_call(llm: LLMManager, prompt: str
     [("one prompt", {}, InvalidRequestError), (["x"], {"max_tokens": 0}, InvalidRequestError)],
 )
 def test_a_wrong_argument_is_an_error(llm: LLMManager, prompts: Any, options: Any, error: type[Exception]) -> None:
-    """As of `batch`."""
+    """The error is the same as for `batch`."""
     with pytest.raises(error):
         llm.estimate("t", prompts, **options)
     with pytest.raises(UnknownTaskError):
@@ -107,7 +107,7 @@ def test_a_wrong_argument_is_an_error(llm: LLMManager, prompts: Any, options: An
     ],
 )
 def test_it_says_what_the_budget_leaves(server: Api, limits: Any, fits: bool, limit: str) -> None:
-    """Of limits that hold for many calls: one of a single call says nothing about a batch."""
+    """Only limits over many calls count; a limit of a single call is not shown."""
     config = LLMConfig.model_validate(
         {
             "version": 1,
@@ -128,14 +128,14 @@ def test_it_says_what_the_budget_leaves(server: Api, limits: Any, fits: bool, li
 
 
 def test_an_unknown_price_is_not_zero(server: Api) -> None:
-    """Neither of the model nor of the route, nor is it known whether the money is enough."""
+    """The costs of model and route are unknown, and so is whether the budget is enough."""
     with manager({"a": model("openai", server, price=None, model="openai/no-such-model")}) as llm:
         found = llm.estimate("t", ["x"])
     assert (found.route.cost, found.models[0].worst_cost, found.route.first) == (None, None, 1)
 
 
 def test_the_batch_then_costs_what_was_estimated(llm: LLMManager, server: Api) -> None:
-    """Within 10 %, once a few answers were seen."""
+    """The estimate is within 10 % of the cost, once a few answers were seen."""
 
     def answer(exchange: Exchange) -> None:
         text = exchange.request.body["messages"][-1]["content"]
@@ -152,7 +152,7 @@ def test_the_batch_then_costs_what_was_estimated(llm: LLMManager, server: Api) -
 
 
 def test_prompts_are_not_kept(llm: LLMManager) -> None:
-    """Neither they nor what is known of them: a generator of many long ones takes little memory."""
+    """Prompts and their results are not stored: a generator of many long ones takes little memory."""
     llm.estimate("t", (f"{number} {'x' * 5000}" for number in range(200)))  # fills what has a bound
     tracemalloc.start()
     try:
@@ -165,7 +165,7 @@ def test_prompts_are_not_kept(llm: LLMManager) -> None:
 
 
 async def test_the_async_twin_is_the_same(llm: LLMManager) -> None:
-    """And the event loop is free meanwhile: the prompts are read in another thread."""
+    """The result is the same, and the event loop runs on: prompts are read in another thread."""
     readers = set()
 
     def prompts() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Each fault of a server, on each wire, in a whole call with a second model behind the first."""
+"""Each fault of a server, on each wire, in a complete call with a second model as fallback."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOCAL = ("ollama", "embedded")
 
 
 class _Served:
-    """Stands in for the embedded runner: the server of faults answers in place of its child."""
+    """Replaces the embedded runner: the fault server answers in place of its child process."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -40,10 +40,10 @@ class _Served:
         return Endpoint(api_base=f"{self.url}/v1", token="token")
 
     def crash(self, _: str) -> None:
-        """The child goes on."""
+        """Does nothing; the child continues."""
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Does nothing; there is nothing to end."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _surroundings(_own_folders: None, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The shared home, short waits of our own, one host name that is not found; and no thread that piles up."""
+    """Sets the shared home, short waits and one unknown host name; no threads pile up."""
 
     def look_up(host: Any, *arguments: Any, **named: Any) -> Any:
         if str(host).rstrip("'").endswith("llm.invalid"):
@@ -137,7 +137,7 @@ async def test_every_fault_on_every_wire(api: Make, name: str, wire: str, mode: 
         assert name != "redirect" or "api_base" in str(first)
         if name == "refused" and wire not in LOCAL:
             assert str(llm.config.models["a"].api_base).removesuffix("/v1") in str(first)
-        # Text that was handed out ends the call; whether a torn connection still delivers some is the kernel's affair.
+        # Text that was handed out ends the call; whether a broken connection still delivers some depends on the kernel.
         delivered = bool(pieces) and pieces != SECOND
         assert not delivered or fault.after_pieces
         stopped = first.verdict is Verdict.STOP or delivered

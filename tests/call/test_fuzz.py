@@ -1,4 +1,4 @@
-"""Whatever comes from a provider, a disk or a command line ends in an answer or in an error of ours."""
+"""Any input from a provider, a disk or a command line ends in an answer or in an error of ours."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ PROMPTS = {
 @pytest.mark.parametrize("what", PROMPTS)
 @pytest.mark.parametrize("wire", WIRES)
 def test_odd_prompts_are_sent_or_refused(api: Make, wire: str, what: str) -> None:
-    """Counting, keying, sending and storing work for any text; the second call is answered from the cache."""
+    """Any text can be counted, keyed, sent and stored; the second call is answered from the cache."""
     a = api("a", faults.good("fine"))
     with manager({"m": model(wire, a, context_window=50_000_000)}, cache="use", retries=0, timeout=60) as llm:
         for _ in range(2):
@@ -104,7 +104,7 @@ def test_odd_prompts_are_sent_or_refused(api: Make, wire: str, what: str) -> Non
 @given(row=st.binary(max_size=40) | st.text(max_size=40) | st.integers() | st.floats() | st.none())
 @many
 def test_a_damaged_row_of_the_cache_is_a_miss(row: Any) -> None:
-    """A value that the cache did not write is not found."""
+    """A value that the cache did not write is a miss."""
     cache = AnswerCache()
     cache.write("k", "mine", CacheConfig(), task="t")
     with contextlib.closing(sqlite3.connect(cache.folder / "cache.db", isolation_level=None)) as db:
@@ -145,7 +145,7 @@ def test_a_damaged_model_header_is_read_or_refused(
 @given(text=st.text(max_size=200) | bodies.map(json.dumps) | st.just("[" * 100_000))
 @many
 def test_any_line_of_a_batch_is_a_prompt_or_refused(text: str) -> None:
-    """The error of a line that is no prompt names its file and line."""
+    """The error of an invalid line names its file and line."""
     try:
         prompt_of("in.jsonl:7", text)
     except LLMError as refused:

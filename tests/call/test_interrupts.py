@@ -40,7 +40,7 @@ def managed(api: Any, wire: str = "openai", **task: Any) -> LLMManager:
 
 
 def check(llm: LLMManager, *, attempts: int = 1) -> None:
-    """Asserts that so many attempts were booked, all are settled, and no call, place in line or slot is left."""
+    """Asserts the number of booked attempts, that all are settled, and that no call, place in line or slot remains."""
     assert is_idle(llm)
     count, unsettled, _ = booked(llm)
     assert (count, unsettled) == (attempts, 0)
@@ -69,7 +69,7 @@ async def test_a_deadline_ends_a_call_whatever_the_server_sends(api: Make, wire:
 
 
 def test_a_wait_longer_than_the_deadline_is_not_begun(api: Make) -> None:
-    """If the server asks for a longer wait than the deadline leaves, the call fails at once."""
+    """If the server asks for a longer wait than the deadline allows, the call fails at once."""
     a = api("a", faults.error("rate_limit", retry_after="30"))
     with managed(a) as llm, pytest.raises(errors.AllModelsFailedError) as caught:
         llm.complete("t", "hi", deadline=5)
@@ -121,7 +121,7 @@ async def test_cancelling_a_task_closes_its_connection(api: Make, stream: bool) 
 
 @pytest.mark.parametrize("good", [True, False])
 def test_an_answer_is_settled_before_accept_sees_it(api: Make, good: bool) -> None:
-    """`accept` may spend what the worst case had reserved, and an answer is paid for once, whatever it says."""
+    """`accept` may spend what the worst case had reserved, and an answer is paid once, with any result."""
     seen: list[Any] = []
 
     def accept(_: Answer[Any]) -> bool:
@@ -139,7 +139,7 @@ def test_an_answer_is_settled_before_accept_sees_it(api: Make, good: bool) -> No
 
 
 def test_closing_the_manager_ends_the_calls_of_other_threads(api: Make) -> None:
-    """They raise an error that says so, and what was sent is settled."""
+    """They raise an error that gives the reason, and sent requests are settled."""
     a = api("a", faults.silent)
     llm = managed(a, timeout=60)
     with ThreadPoolExecutor(1) as pool:
@@ -166,7 +166,7 @@ def test_a_stream_that_is_closed_early_is_settled(api: Make, wire: str) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_closing_a_stream_that_has_arrived_harms_no_other_call(api: Make, wire: str) -> None:
-    """The connection of a complete stream may serve another call already, which goes on."""
+    """Another call may use the connection of a complete stream already; it continues."""
     with managed(api("a", faults.good("one two three")), wire) as llm:
         for _ in range(3):
             with llm.stream("t", "hi") as stream:
@@ -234,7 +234,7 @@ class Halt:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("step", STEPS)
 def test_an_interrupt_at_each_step(llm: LLMManager, monkeypatch: pytest.MonkeyPatch, step: int, mode: str) -> None:
-    """Ctrl-C or cancellation at any step leaves nothing behind, and the next call is answered at once."""
+    """After Ctrl-C or cancellation at any step nothing is open, and the next call is answered at once."""
     main = threading.get_ident()
 
     async def cancelled() -> bool:

@@ -1,4 +1,4 @@
-"""Calls of each kind over each wire: what is sent, what comes back, and what the answer says."""
+"""Calls of each kind over each wire: the request, the response, and the answer."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ async def test_an_answer_that_the_server_refused_is_repaired_once(api: Make, mod
 
 
 def test_a_refused_answer_without_a_text_is_asked_for_anew(api: Make) -> None:
-    """No empty turn is sent if the server kept the text, and nothing is repaired without a schema."""
+    """If the server sends no text, no empty turn is sent; without a schema nothing is repaired."""
     body = json.dumps({"error": {**REFUSED, "failed_generation": ""}}).encode()
     a, b = api("a", faults.raw(400, body), faults.good('{"name": "Ada", "age": 36}')), api("b", faults.good())
     with manager({"a": model("openai", a), "b": model("openai", b)}) as llm:
@@ -245,7 +245,7 @@ def test_a_cut_answer_is_asked_for_with_a_doubled_cap(api: Make, wire: str) -> N
 
 
 def test_an_answer_that_stays_cut_is_an_error_with_its_text(api: Make) -> None:
-    """OutputTruncatedError ends the call; the cap is not doubled where model or money forbid it."""
+    """OutputTruncatedError ends the call; the cap is not doubled if model or budget forbid it."""
     a, b = api("a", faults.good("Hel", finish="length")), api("b", faults.good())
     asked = 0
     with manager({"a": model("openai", a), "b": model("openai", b)}) as llm:
@@ -260,7 +260,7 @@ def test_an_answer_that_stays_cut_is_an_error_with_its_text(api: Make) -> None:
 
 
 def test_allow_truncated_takes_a_cut_answer(api: Make) -> None:
-    """An answer that ends in `length` is returned as it came, unless it is empty."""
+    """An answer that ends in `length` is returned unchanged, unless it is empty."""
     a = api("a", faults.good("Hel", finish="length"))
     with manager({"a": model("openai", a)}, allow_truncated=True) as llm:
         answer = llm.complete("t", "hi")
@@ -365,7 +365,7 @@ def test_a_budget_needs_a_scope() -> None:
 
 
 def test_an_error_can_be_pickled(api: Make) -> None:
-    """An error crosses a process pool whole, with its attempts and their errors."""
+    """An error is the same in another process, with its attempts and their errors."""
     a = api("a", faults.error("rate_limit", retry_after="2"))
     with manager({"a": model("openai", a)}, retries=0) as llm, pytest.raises(errors.AllModelsFailedError) as caught:
         llm.complete("t", "hi")

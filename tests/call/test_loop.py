@@ -44,7 +44,7 @@ def test_it_starts_with_its_first_work_and_ends_with_close(loop: Loop, loop_thre
 
 
 def test_it_ends_with_its_owner(loop_threads: Callable[[], int]) -> None:
-    """A loop that is dropped without `close` leaves no thread."""
+    """If a loop is dropped without `close`, its thread ends."""
     loop = Loop()
     loop.start(where()).result()
     gone = weakref.ref(loop)

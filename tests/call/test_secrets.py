@@ -31,7 +31,7 @@ KEY_FILE = '-----BEGIN PRIVATE KEY-----\nMIIEabc"d\n-----END PRIVATE KEY-----'
 
 
 def repeat(exchange: Exchange) -> None:
-    """The last message; in a stream, in pieces that cut most placeholders."""
+    """Answers with the last message; a stream in pieces that cut most placeholders."""
     said = exchange.request.body["messages"][-1]["content"]
     text = said if isinstance(said, str) else "".join(part["text"] for part in said)
     faults.good(text, pieces=max(1, len(text) // 9))(exchange)
@@ -43,7 +43,7 @@ def remote(wire: str, api: Any) -> dict[str, Any]:
 
 
 def leaked(secrets: Iterable[str], sent: Iterable[bytes]) -> list[str]:
-    """The secrets that are in what was sent, as they are or in JSON."""
+    """Returns the secrets that the sent text holds, plain or in JSON."""
     whole = b"\n".join(sent).decode()
     return [one for one in secrets if one in whole or json.dumps(one)[1:-1] in whole]
 
@@ -65,7 +65,7 @@ WAYS = [("openai", mode) for mode in ("batch", "abatch", *MODES, "embed")] + [
 
 @pytest.mark.parametrize(("wire", "mode"), WAYS)
 async def test_no_planted_secret_reaches_a_server(api: Make, wire: str, mode: str) -> None:
-    """None of 500 secrets leaves in a prompt or a system text; the answers hold them again."""
+    """None of 500 secrets is sent in a prompt or a system text; the answers hold them again."""
     a, found = api("a", faults.good(vectors=((0.5, 0.25),)) if mode == "embed" else repeat), planted()
     every = found if mode in ("batch", "abatch") else found[:34]  # a secret of each kind
     system = f"The token is {TOKEN}."
@@ -91,7 +91,7 @@ async def _answers(llm: LLMManager, mode: str, every: list[Planted], system: str
 
 
 def test_what_is_no_secret_is_sent_as_it_is() -> None:
-    """At most 1 % of the texts are changed, with digests, UUIDs and pictures in them or without."""
+    """At most 1 % of texts without secrets are changed, with or without digests, UUIDs and pictures in them."""
     for each in (texts(), harmless()):
         touched = [text for text in each if masked([text])[1].count]
         assert len(touched) <= len(each) / 100, [
@@ -100,7 +100,7 @@ def test_what_is_no_secret_is_sent_as_it_is() -> None:
 
 
 def test_the_same_secret_has_one_placeholder_and_the_callers_own_words_stay() -> None:
-    """Placeholders are numbered in order, and a number that the prompt contains is not used."""
+    """Placeholders are numbered in order; numbers that the prompt contains are not used."""
     prompts = [f"{TOKEN} and {OTHER}, {TOKEN}", f"<secret-2> password='{OTHER}'"]
     hidden, masking = masked(prompts)
     assert hidden == ("<secret-1> and <secret-3>, <secret-1>", "<secret-2> password='<secret-3>'")
@@ -117,7 +117,7 @@ def test_values_of_secret_variables_are_masked(monkeypatch: pytest.MonkeyPatch) 
 
 @given(st.lists(st.integers(1, 12), min_size=1), st.text("<secrt-12> x", max_size=40))
 def test_a_stream_restores_a_placeholder_wherever_it_is_cut(sizes: list[int], noise: str) -> None:
-    """The pieces together are the whole text restored, and no more than the start of a placeholder waits."""
+    """The pieces together are the restored text; at most the start of a placeholder is held back."""
     masking = Masking({"<secret-1>": "one", "<secret-12>": "twelve"}, 2)
     text, pieces, said, at = f"a<secret-1>{noise}<secret-12>{noise}", Pieces(masking, as_json=False), "", 0
     while at < len(text):
@@ -135,7 +135,7 @@ class Found(BaseModel):
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_parsed_text_and_accept_get_the_originals(api: Make, mode: str) -> None:
-    """The schema is checked with the secret itself, which is escaped inside JSON."""
+    """The schema is checked with the real secret, which is escaped inside JSON."""
     a = api("a", faults.good(json.dumps({"token": "<secret-1>", "key": "<secret-2>"}), pieces=15))
     seen: list[Any] = []
     async with manager({"m": remote("openai", a)}) as llm:
@@ -181,7 +181,7 @@ async def test_equal_texts_to_embed_share_a_vector(api: Make) -> None:
 
 
 async def test_a_local_model_sees_the_originals_and_the_next_does_not(api: Make) -> None:
-    """A local model may see secrets; what it said reaches another model in placeholders."""
+    """A local model may see secrets; its answer is sent to another model with placeholders."""
     near = api("near", faults.good(f'{{"token": 5, "key": "{TOKEN}"}}'))
     far = api("far", faults.good('{"token": "<secret-1>", "key": "k"}'))
     async with manager({"near": model("ollama", near), "far": remote("openai", far)}) as llm:
@@ -219,7 +219,7 @@ async def test_the_setting_of_the_task_goes_before_that_of_the_file(
 
 @pytest.mark.parametrize("mode", ["complete", "acomplete", "stream", "astream", "embed", "classify", "route", "batch"])
 async def test_refuse_names_kind_and_place_and_never_the_value(api: Make, mode: str) -> None:
-    """Nothing is sent, and the error can be shown to anybody."""
+    """Nothing is sent, and the error holds no secret."""
     a, prompt = api("a", faults.good()), f"first line\ntoken {TOKEN}"
     async with manager({"m": remote("openai", a)}, secrets="refuse") as llm:
         if mode == "batch":
@@ -246,7 +246,7 @@ async def _asked(llm: LLMManager, mode: str, prompt: str) -> None:
 
 
 async def test_classify_masks_secrets(api: Make) -> None:
-    """Every answer of a verdict is masked."""
+    """Secrets are masked in every answer of a verdict."""
     a = api("a", faults.good('"yes"'))
     async with manager({"m": remote("openai", a)}) as llm:
         labels = Literal["yes", "no"]
@@ -257,7 +257,7 @@ async def test_classify_masks_secrets(api: Make) -> None:
 
 
 async def test_a_failed_answer_keeps_the_placeholders(api: Make) -> None:
-    """An error's message and text may be logged."""
+    """An error's message and text hold placeholders, so that they can be logged."""
     a = api("a", faults.good(f"<secret-1> is no JSON, nor is {OTHER}"))
     async with manager({"m": remote("openai", a)}, retries=0) as llm:
         with pytest.raises(AllModelsFailedError) as raised:
@@ -288,7 +288,7 @@ WRITTEN: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("value", ['multi/line"tok-\n99', "plain-tok-???>>>", "plain tok-words"])
 @pytest.mark.parametrize("form", WRITTEN)
 def test_a_variable_is_found_however_it_is_written(monkeypatch: pytest.MonkeyPatch, form: str, value: str) -> None:
-    """A value is found in several forms at once, and each form comes back unchanged."""
+    """A value is found in several forms at once, and each form is restored unchanged."""
     monkeypatch.setenv("MY_TOKEN", value)
     written = WRITTEN[form](value)
     text = f"raw {value} and {written}"
@@ -320,7 +320,7 @@ def test_named_values_are_found_in_escaped_json_and_shells(text: str) -> None:
 
 
 def test_a_variable_counts_as_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new value, another name and a deleted variable are seen at once."""
+    """A new value, another name and a deleted variable apply at once."""
     text = "first value, second value"
     for name, value, sent in (
         ("A_TOKEN", "first value", "<secret-1>, second value"),
@@ -347,7 +347,7 @@ def test_a_variable_counts_as_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 def test_a_named_value_is_found_as_xml_and_hashes_write_it(text: str) -> None:
-    """A placeholder of a manual in angle brackets is none."""
+    """A placeholder in angle brackets, as in a manual, is not masked."""
     assert masked([text.format("hunter2x")])[0] == (text.format("<secret-1>"),)
     for other in ("--password=<password> database1", "usage: <password> <file1name>", "password > hunter2x"):
         assert masked([other])[0] == (other,)

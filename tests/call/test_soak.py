@@ -1,4 +1,4 @@
-"""Many calls to servers that often fail: the ledger stays right, and nothing piles up."""
+"""Many calls to servers that often fail: the ledger stays correct, and no resource grows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BAD: tuple[Reply, ...] = (
 
 
 def unreliable(share: float, seed: int) -> Reply:
-    """Good answers, and a bad one of some kind in this share of the requests."""
+    """Returns a reply that is good, or bad in this share of the requests."""
     chance, lock, well = random.Random(seed), threading.Lock(), faults.good("fine", usage=(10, 5))
 
     def reply(exchange: Exchange) -> None:
@@ -63,7 +63,7 @@ def _errors(kind: type[LLMError]) -> set[type[LLMError]]:
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_many_calls_to_failing_servers(api: Make) -> None:
-    """With a fifth of all requests failing, each call is an answer or an error of ours, and the ledger is right."""
+    """With a fifth of requests failing, each call is an answer or an error of ours, and the ledger is correct."""
     calls = 20_000 if "SOAK_ROUNDS" in os.environ else 100
     with managed(api) as llm:
         results = llm.batch("t", (f"hi {n}" for n in range(calls)), concurrency=16)
@@ -79,7 +79,7 @@ def test_many_calls_to_failing_servers(api: Make) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors")
 @pytest.mark.filterwarnings("error::ResourceWarning")
 def test_nothing_piles_up_over_calls_and_event_loops(api: Make) -> None:
-    """Many sync calls, streams and event loops with one manager leave descriptors and threads as they were."""
+    """Many sync calls, streams and event loops with one manager leave descriptors and threads unchanged."""
 
     def held() -> tuple[int, int]:
         gc.collect()

@@ -85,7 +85,7 @@ def test_cooldowns_are_not_shared(api: Make, opened: Open) -> None:
 
 
 def test_budgets_are_not_shared(api: Make, opened: Open) -> None:
-    """A manager that has spent its budget leaves that of another file whole, and each reports its own spend."""
+    """A spent budget does not affect the budget of another file, and each manager reports its own spend."""
     a = api("a", faults.good())
     row = model("openai", a)
     first, second = (opened(name, row, task={"max_tokens": 10}, budget={"per_day": 0.0005}) for name in ("a1", "b1"))

@@ -1,4 +1,4 @@
-"""Terminals, and endpoints with a key and prices, for the command line."""
+"""Terminals, and endpoints with a key and prices, for tests of the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from testronaut_llm.money.prices import PriceTable
 
 @pytest.fixture
 def on_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Stdout and stderr are terminals of 80 columns."""
+    """Makes stdout and stderr terminals of 80 columns."""
     for stream in (sys.stdout, sys.stderr):
         monkeypatch.setattr(type(stream), "isatty", lambda _: True, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
@@ -21,7 +21,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Api]]:
-    """Makes endpoints of a fault server; there is a key, and every model has a price."""
+    """Makes endpoints of a fault server; a key is set, and every model has a price."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     table = prices()
     monkeypatch.setattr(PriceTable, "load", lambda: table)

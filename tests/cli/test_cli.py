@@ -1,4 +1,4 @@
-"""The command line: results on stdout, all else on stderr, exit codes as promised, never a traceback."""
+"""The command line: results on stdout, all else on stderr, the documented exit codes, never a traceback."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def edit(folder: Path, old: str, new: str) -> None:
 
 @pytest.mark.parametrize("words", [(), ("--stream",)])
 def test_run_prints_the_answer_and_nothing_else(run: Run, words: tuple[str, ...]) -> None:
-    """The answer is all of stdout, or one document of JSON; who answered, tokens and cost are on stderr."""
+    """Stdout holds only the answer, or one JSON document; model, tokens and cost are on stderr."""
     code, out, err = run("run", "cli_analysis", "What is ls?", *words)
     assert (code, out) == (0, "An answer.\n")
     assert "good (openai/gpt-4o-mini): 12 + 6 tokens, $0.000024" in err
@@ -79,7 +79,7 @@ def test_run_prints_the_answer_and_nothing_else(run: Run, words: tuple[str, ...]
 
 
 def test_run_takes_a_schema(run: Run, api: Endpoint, folder: Path, request: pytest.FixtureRequest) -> None:
-    """The answer has to obey the file's schema; a terminal gets it indented, a pipe as it came."""
+    """The answer must match the schema of the file; a terminal gets it indented, a pipe unchanged."""
     api.plan(faults.good('{"name": "ls"}'))
     schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
     (folder / "schema.json").write_text(json.dumps(schema))
@@ -92,7 +92,7 @@ def test_run_takes_a_schema(run: Run, api: Endpoint, folder: Path, request: pyte
 
 
 def test_a_prompt_is_an_argument_stdin_or_a_file(run: Run, api: Endpoint, folder: Path) -> None:
-    """The same for `run` and `route`; `route` without any estimates for an empty prompt."""
+    """The same for `run` and `route`; `route` without a prompt estimates an empty one."""
     long = "word " * 500
     (folder / "prompt.txt").write_text(long)
     ways: list[tuple[tuple[str, ...], str | None]] = [((long,), None), (("-",), long), (("--file", "prompt.txt"), None)]
@@ -105,14 +105,14 @@ def test_a_prompt_is_an_argument_stdin_or_a_file(run: Run, api: Endpoint, folder
 
 
 def test_a_stream_that_breaks_ends_its_line(run: Run, api: Endpoint) -> None:
-    """What came before the failure stays a line of its own on stdout."""
+    """The text before the failure is a complete line on stdout."""
     api.plan(faults.good("Half an answ", finish="length"))
     code, out, err = run("run", "cli_analysis", "hi", "--stream")
     assert (code, out, err.startswith("error (truncated)")) == (1, "Half an answ\n", True)
 
 
 def test_route_shows_every_candidate(run: Run, api: Endpoint) -> None:
-    """Selected or not, each with its reason; nothing is sent."""
+    """Each candidate is listed with its reason, selected or not; nothing is sent."""
     code, out, _ = run("route", "cli_analysis", "hi", "--params")
     head, good, keyless = (line.split("\t") for line in out.splitlines())
     assert (code, head) == (0, ["model", "tokens", "cost", "at most", "selected", "why"])
@@ -126,7 +126,7 @@ def test_route_shows_every_candidate(run: Run, api: Endpoint) -> None:
 
 @pytest.mark.usefixtures("on_terminal", "tiny_offered")
 def test_a_terminal_gets_tables_and_bars(run: Run, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Reasons stand below the table, one that several models share once; nothing is cut inside a word."""
+    """Reasons are below the table, a shared one once; no word is cut."""
     edit(folder, "models: [good, keyless]", "models: [good, keyless, anthropic/claude-opus-4-1]")
     lines = run("route", "cli_analysis", "hi")[1].splitlines()
     assert lines[0] == "cli_analysis: cheapest"
@@ -161,14 +161,14 @@ except SystemExit:
     ],
 )
 def test_only_params_load_litellm(words: str, loads: bool) -> None:
-    """LiteLLM takes seconds; only it knows which settings a model does not take."""
+    """Only `params` loads LiteLLM, which takes seconds, to find the settings that a model does not take."""
     done = program("-c", LIGHT, *words.split())
     heavy = done.stderr.splitlines()[-1]
     assert "'litellm'" in heavy if loads else heavy == "heavy=[]"
 
 
 def test_help_loads_no_heavy_library() -> None:
-    """`--help` pays for none of the libraries that only an answer needs."""
+    """`--help` imports no library that only an answer needs."""
     code = "import sys; from testronaut_llm.cli import app; print(*sys.modules)"
     loaded = program("-c", code).stdout.split()
     heavy = {"litellm", "openai", "tokencost", "tiktoken", "jsonschema", "psutil", "diskcache", "ollama", "pydantic"}
@@ -179,7 +179,7 @@ def test_help_loads_no_heavy_library() -> None:
 
 
 def test_where_nothing_is_ready_a_free_way_is_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each step to the small model that is missing, in order: its package, the model, how to ask it."""
+    """The output lists the missing steps to the small free model in order: package, model, first call."""
     asked = "the same command with --model embedded/smollm2-135m"
     code, out, err = run("run", "default", "hi")
     assert (code, out) == (2, "")
@@ -207,7 +207,7 @@ ASKING = {
 
 @pytest.mark.parametrize("command", ASKING)
 def test_no_command_advises_an_option_that_it_lacks(run: Run, command: str) -> None:
-    """What it prints where nothing is ready names only its own options."""
+    """The advice for models that are not ready names only options of the same command."""
     code, out, err = run(command, *ASKING[command])
     known = {option for one in get_command(app).commands[command].params for option in one.opts}  # type: ignore[attr-defined]
     advised = {
@@ -222,7 +222,7 @@ def test_no_command_advises_an_option_that_it_lacks(run: Run, command: str) -> N
 
 
 def test_one_constant_says_how_to_install() -> None:
-    """Until the name is on an index, whoever registers it there could be installed; a release changes the constant."""
+    """Until the name is registered, no text names it for an install; a release changes one constant."""
     assert install.install("embedded") == "pip install '.[embedded]' (in the source folder of testronaut-llm)"
     root = Path(install.__file__).parents[2]
     advice = re.compile(
@@ -244,7 +244,7 @@ def test_one_constant_says_how_to_install() -> None:
 
 @pytest.mark.parametrize("command", ["bench", "verify"])
 def test_a_model_that_is_not_here_is_one_message(run: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    """Each step that is missing, in order, with its command."""
+    """The message lists each missing step in order, with its command."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     code, out, err = run("models", command, "embedded/smollm2-135m")
     steps = f"{install.install('embedded')}; then testronaut-llm models pull embedded/smollm2-135m\n"
@@ -288,7 +288,7 @@ def test_a_model_that_is_not_here_is_one_message(run: Run, monkeypatch: pytest.M
 def test_a_mistake_is_one_message_and_a_code(
     run: Run, folder: Path, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
-    """Each says what is wrong and how to fix it; nothing is on stdout."""
+    """Each message gives the problem and the fix; stdout is empty."""
     (folder / "list.json").write_text("[]")
     edit(folder, "claude-haiku-4-5", "no-such-model")
     found, out, err = run(*arguments)
@@ -297,7 +297,7 @@ def test_a_mistake_is_one_message_and_a_code(
 
 
 def test_failed_models_exit_with_one(run: Run, api: Endpoint) -> None:
-    """The provider's refusal in its words, without the key; an answer that was refused is paid all the same."""
+    """The message quotes the provider without the key; a refused answer is still paid."""
     api.plan(faults.error("authentication"))
     code, out, err = run("run", "cli_analysis", "hi", "--json")
     assert (code, json.loads(out)["error"]["code"]) == (1, "all_models_failed")
@@ -312,7 +312,7 @@ def test_failed_models_exit_with_one(run: Run, api: Endpoint) -> None:
 def test_nothing_ends_in_a_traceback(
     run: Run, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int
 ) -> None:
-    """Ctrl-C is no crash; an error that nobody expected is one line with its place, and without a key."""
+    """Ctrl-C ends quietly; an unexpected error is one line with its place, and without a key."""
 
     def broken() -> None:
         raise raised
@@ -330,7 +330,7 @@ BAD_PROXY = "socks://user:hunter2@proxy:1"
 
 @pytest.mark.parametrize("value", [BAD_PROXY, "http://user:hunter2@proxy:80a"])
 def test_an_unusable_proxy_is_named_and_stops_no_command(run: Run, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """`check` warns of it; what needs no network goes on, what does says which variable, without its password."""
+    """Commands without network work; `check` and the others name the variable, without its password."""
     monkeypatch.setenv("ALL_PROXY", value)
     monkeypatch.setenv("NO_PROXY", "[::1],fd00::/8")
     code, out, err = run("check")
@@ -354,7 +354,7 @@ def test_an_unusable_proxy_is_named_and_stops_no_command(run: Run, monkeypatch: 
 
 
 def test_an_unusable_ollama_host_is_named_and_stops_no_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands that need no Ollama go on; those that do say what is wrong."""
+    """Commands that need no Ollama work; the others name the problem."""
     monkeypatch.setenv("OLLAMA_HOST", "http://[x")
     assert run("run", "cli_analysis", "hi")[:2] == (0, "An answer.\n")
     assert run("check")[0] == 0
@@ -370,7 +370,7 @@ def test_an_unusable_ollama_host_is_named_and_stops_no_command(run: Run, monkeyp
 
 
 def test_check_says_what_is_missing(run: Run, folder: Path, api: Endpoint) -> None:
-    """Each model is ready or says what to do, each task runs or is optional; a misspelt provider is a mistake."""
+    """Each model is ready or has its fix, each task runs or is optional; a misspelt provider is an error."""
     code, out, err = run("check")
     assert code == 0
     assert "llm.yaml: valid" in err
@@ -390,7 +390,7 @@ def test_check_says_what_is_missing(run: Run, folder: Path, api: Endpoint) -> No
 
 
 def test_route_and_check_say_what_happens_to_secrets(run: Run, folder: Path) -> None:
-    """The setting of each model and task, and the prompt as a model gets it; a refusal is wrong usage."""
+    """They show the setting of each model and task, and the masked prompt; a refused prompt is wrong usage."""
     token = "ghp_a1ZkQ7vR2mXp9LdW4sYc8TbN6hGj3FeU5oKi"
     code, out, err = run("route", "cli_analysis", f"log in with {token}", "--show-masked")
     assert (code, "user: log in with <secret-1>" in out, token in out + err) == (0, True, False)
@@ -406,7 +406,7 @@ def test_route_and_check_say_what_happens_to_secrets(run: Run, folder: Path) -> 
 
 
 def test_check_live_sends_one_token(run: Run, folder: Path, api: Endpoint) -> None:
-    """An answer that is cut after its one token is an answer, an error is not; only the file's budget stops it."""
+    """An answer that is cut after one token is a success, an error is not; only the budget of the file stops it."""
     strict = "tasks:\n  first: {models: [keyless], private: true, min_quality: 9, budget: {per_day: 0.0000001}}\n"
     edit(folder, "tasks:\n", strict.replace("private", "optional: true, private"))
     api.plan(faults.good("Hi", finish="length"))
@@ -424,7 +424,7 @@ def test_check_live_sends_one_token(run: Run, folder: Path, api: Endpoint) -> No
 
 
 def test_check_embeds_with_a_model_that_makes_vectors(run: Run, folder: Path, api: Endpoint) -> None:
-    """A chat would be refused."""
+    """An embedding model is checked by embedding, since it would refuse a chat."""
     edit(folder, "openai/gpt-4o-mini", "openai/text-embedding-3-small")
     api.plan(faults.error("authentication"))
     run("check", "--live")
@@ -432,7 +432,7 @@ def test_check_embeds_with_a_model_that_makes_vectors(run: Run, folder: Path, ap
 
 
 def test_check_tells_of_the_installation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LiteLLM's version, or that it is missing, and the age of the prices."""
+    """It shows LiteLLM's version, or that it is missing, and the age of the prices."""
     _, _, err = run("check")
     assert re.search(r"litellm \d+\.\d+\.\d+; prices: litellm .*, newest model in it: 20\d\d-", err)
     monkeypatch.setattr(check, "version", lambda _: None)
@@ -440,7 +440,7 @@ def test_check_tells_of_the_installation(run: Run, monkeypatch: pytest.MonkeyPat
 
 
 def test_check_warns_of_a_litellm_that_is_newer_than_the_tested_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A release that came out after the tests may break calls; the warning says how to go back."""
+    """An untested release may break calls; the warning gives the command to go back."""
     monkeypatch.setattr(check, "TESTED_LITELLM", "1.110.2")
     for version, newer in (("1.110.2", 0), ("1.99.9", 0), ("1.110.3", 1), ("1.111.0rc1", 1), ("2.0", 1)):
         monkeypatch.setattr(check, "litellm_version", lambda version=version: version)
@@ -452,7 +452,7 @@ def test_check_warns_of_a_litellm_that_is_newer_than_the_tested_one(monkeypatch:
 
 
 def test_config_set_keeps_comments(run: Run, folder: Path) -> None:
-    """One value changes, the rest of the file stays; `show` reads a key as `set` does, also one with a dot in it."""
+    """One value changes, the rest of the file is unchanged; `show` reads keys as `set` does, with dots too."""
     edit(folder, "models:\n", "# mine\nmodels:\n  gpt-5.6: {model: openai/gpt-5.6}\n")
     before = (folder / "llm.yaml").read_text()
     code, _, err = run("config", "set", "tasks.cli_analysis.retries", "1")
@@ -467,7 +467,7 @@ def test_config_set_keeps_comments(run: Run, folder: Path) -> None:
 def test_init_writes_a_file_that_is_valid_and_trusted(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may use keys, and may be committed: the schema lies beside it, and it names no path of this machine."""
+    """It is trusted with keys and can be committed: its schema is beside it, and it holds no local path."""
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
     new = tmp_path / "new"
     new.mkdir()
@@ -499,7 +499,7 @@ SHOWN = {
 def test_init_makes_rows_and_tasks_of_what_ollama_has(
     run: Run, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, older: bool
 ) -> None:
-    """The largest chat model that fits is in the tasks, models for vectors in theirs; each has a name of its own."""
+    """The largest chat model that fits and the embedding models are in their tasks; each alias is unique."""
     tags = [
         {"model": name, "size": size, **({"remote_host": "https://ollama.com"} if name == "far:cloud" else {})}
         for name, (_, size) in SHOWN.items()
@@ -529,7 +529,7 @@ def test_init_makes_rows_and_tasks_of_what_ollama_has(
 
 
 def test_a_found_file_is_trusted_by_command(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file found by walking upwards is not trusted until somebody says so; the packaged one is not edited."""
+    """A file found in a parent folder is untrusted until `trust`; the packaged file cannot be edited."""
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
     code, _, err = run("check")
     assert (code, "not trusted, as it may come from elsewhere" in err, "testronaut-llm trust\n" in err) == (
@@ -545,7 +545,7 @@ def test_a_found_file_is_trusted_by_command(run: Run, folder: Path, monkeypatch:
 
 
 def test_prices_show_their_source_and_are_updated(run: Run, folder: Path) -> None:
-    """What a model costs and who says so, with units; where the new table is, and what became of the old one."""
+    """Prices are shown with units and source; an update names the new table and the backup of the old one."""
     out = run("prices", "show", "openai/gpt-4o-mini")[1]
     assert "source\tlitellm" in out
     assert "\ninput\t$0.15 per million tokens\n" in out
@@ -560,7 +560,7 @@ def test_prices_show_their_source_and_are_updated(run: Run, folder: Path) -> Non
 
 
 def test_every_command_and_option_has_help(run: Run) -> None:
-    """A newcomer learns from --help alone."""
+    """Every command and option has a help text."""
     top = get_command(app)
     commands = [top, *top.commands.values()]  # type: ignore[attr-defined]
     for group in list(commands[1:]):
@@ -588,7 +588,7 @@ def test_models_are_pulled_and_removed(run: Run) -> None:
 
 @pytest.mark.usefixtures("tiny_offered")
 def test_pull_and_remove_take_a_name_of_the_file(run: Run, folder: Path, server: FaultServer) -> None:
-    """As `verify` and `bench` do: an embedded model, and one of the server that its row names."""
+    """They take aliases as `verify` and `bench` do: of an embedded model, and of a server in the file."""
     asked = server.plan("o", faults.raw(200, b'{"status": "success"}\n', "application/x-ndjson"))
     rows = f"  tiny: {{model: embedded/not-there}}\n  q: {{model: 'ollama/q:1b', api_base: '{asked.url}'}}\n"
     edit(folder, "models:\n", f"models:\n{rows}")
@@ -603,7 +603,7 @@ def test_pull_and_remove_take_a_name_of_the_file(run: Run, folder: Path, server:
 
 
 def test_a_strangers_row_is_pulled_from_nowhere(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until the file is trusted, its name for a server elsewhere sends nothing there."""
+    """Until the file is trusted, a pull by its alias sends nothing to another server."""
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
     edit(folder, "models:\n", "models:\n  q: {model: 'ollama/q:1b', api_base: 'http://evil.example'}\n")
     for command in ("pull", "remove"):
@@ -612,7 +612,7 @@ def test_a_strangers_row_is_pulled_from_nowhere(run: Run, folder: Path, monkeypa
 
 
 def test_models_list_shows_each_server_of_the_file(run: Run, folder: Path, server: FaultServer) -> None:
-    """Once each, with its address; a server that does not answer is a note."""
+    """Each server is shown once with its address; one that does not answer is a note."""
     tags = faults.raw(200, json.dumps({"models": [{"model": "far:1b", "size": 5}]}).encode())
     there = server.plan("there", tags).url
     assert "far:1b" not in run("models", "list")[1]
@@ -626,7 +626,7 @@ def test_models_list_shows_each_server_of_the_file(run: Run, folder: Path, serve
 
 
 def test_a_file_of_this_disk_is_pulled(run: Run, tmp_path: Path, tiny_gguf: Path) -> None:
-    """By its `file://` address; it stays where it was. What is no model is not stored, and not deleted."""
+    """A `file://` address is copied, and the source is kept. A file that is not a model is not stored."""
     mine, other = tmp_path / "My Model #1.GGUF", tmp_path / "m.gguf"
     shutil.copy(tiny_gguf, mine)
     code, _, err = run("models", "pull", mine.as_uri(), "--name", "my-model")
@@ -644,7 +644,7 @@ def test_a_file_of_this_disk_is_pulled(run: Run, tmp_path: Path, tiny_gguf: Path
 
 @pytest.mark.usefixtures("tiny_offered")
 def test_the_demo_runs_the_three_tasks_for_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Candidates, a fallback from a model that is not there, and an answer that obeys its schema; cost 0."""
+    """It shows candidates, a fallback from a missing model, and an answer that matches its schema; cost 0."""
     monkeypatch.setattr(demo, "SMALL", TINY)
     code, out, _ = run("demo")
     assert code == 0
@@ -657,7 +657,7 @@ def test_the_demo_runs_the_three_tasks_for_nothing(run: Run, monkeypatch: pytest
 
 
 def test_the_demo_says_why_it_has_no_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the runner nothing is downloaded; without a package index it ends with what pip said."""
+    """Without the runner nothing is downloaded; without a package index the demo ends with pip's message."""
 
     def offline(*_: object, **__: object) -> None:
         raise LocalModelError("pip reached no package index")
@@ -677,7 +677,7 @@ def test_the_demo_says_why_it_has_no_model(run: Run, monkeypatch: pytest.MonkeyP
 
 
 def test_the_demo_takes_a_local_model_that_is_ready(run: Run, api: Endpoint, folder: Path) -> None:
-    """A model server of the user's own replaces the download; a demo without an answer fails after the three tasks."""
+    """A local model server replaces the download; a demo without an answer fails after the three tasks."""
     api.plan(faults.good('{"name": "x", "purpose": "y", "options": [], "passed": true, "reason": "z"}'))
     edit(folder, "price: {input: 1, output: 2}", "local: true")
     code, out, _ = run("demo")
@@ -692,7 +692,7 @@ def test_the_demo_takes_a_local_model_that_is_ready(run: Run, api: Endpoint, fol
 
 
 def test_the_demo_never_spends_a_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every key in the environment, no model that costs money is kept for any task."""
+    """Even with every key in the environment, no task has a model that costs money."""
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
     (folder / "llm.yaml").unlink()
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -707,7 +707,7 @@ def test_the_demo_never_spends_a_key(folder: Path, monkeypatch: pytest.MonkeyPat
 def test_the_demo_runs_no_command_of_a_strangers_file(
     run: Run, folder: Path, api: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that was found and is not trusted gives the demo no model that a command of its own unlocks."""
+    """An untrusted file gives the demo no model whose key comes from a command."""
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
     monkeypatch.setattr(demo, "SMALL", TINY)
     key = 'api_key_command: "touch ran; echo k"'

@@ -1,4 +1,4 @@
-"""`run --batch`: a line for each answer, one failure stops nothing, and a second run asks what is missing."""
+"""`run --batch`: one line for each answer, failures stop nothing, and a second run asks only what is missing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from testronaut_llm.testing.fake import FakeLLM
 
 
 def echo(exchange: Exchange) -> None:
-    """Answers with the prompt; `bad` is refused."""
+    """Answers with the prompt; the prompt `bad` is refused."""
     said = exchange.request.body["messages"][-1]["content"]
     (faults.error("bad_request") if said == "bad" else faults.good(f"re: {said}"))(exchange)
 
@@ -61,7 +61,7 @@ def asked(server: Api) -> list[str]:
 
 
 def test_each_answer_is_a_line_with_the_number_of_its_prompt(batch: Run) -> None:
-    """Each form of a prompt is taken, and blank lines count as lines."""
+    """Each form of a prompt is accepted, and blank lines count as lines."""
     ask(*(str(n) for n in range(20)), {"prompt": "object"}, [{"role": "user", "content": "messages"}])
     Path("in.jsonl").write_text("\n" + Path("in.jsonl").read_text())
     code, out, err = batch("--concurrency", "5")
@@ -72,7 +72,7 @@ def test_each_answer_is_a_line_with_the_number_of_its_prompt(batch: Run) -> None
 
 
 def test_a_failure_stops_nothing_and_is_asked_again(server: Api, batch: Run) -> None:
-    """It is a line with its error, and exit code 1; the same command adds the answer to what failed."""
+    """A failure is a line with its error and exit code 1; a second run asks it again and adds the answer."""
     ask("one", "bad", "three")
     code, _, err = batch()
     assert (code, "2 of 3 answered, 1 failed" in err) == (1, True)
@@ -85,7 +85,7 @@ def test_a_failure_stops_nothing_and_is_asked_again(server: Api, batch: Run) -> 
 
 
 def test_a_crash_in_the_middle_of_a_line_costs_that_line(server: Api, batch: Run) -> None:
-    """Half a last line, as kill -9 or a full disk leaves it, is asked again; the rest is not."""
+    """A cut last line, as after kill -9 or a full disk, is asked again; the others are not."""
     ask(*(str(n) for n in range(10)))
     batch()
     lines = sorted(Path("out.jsonl").read_bytes().splitlines(keepends=True), key=lambda row: json.loads(row)["line"])
@@ -97,7 +97,7 @@ def test_a_crash_in_the_middle_of_a_line_costs_that_line(server: Api, batch: Run
 
 
 def test_what_was_changed_is_asked_again(server: Api, batch: Run) -> None:
-    """Another prompt on a line, or another option that changes answers; the cache mode and the limit of cost do not."""
+    """A changed prompt or option is asked again; a changed cache mode or cost limit is not."""
     ask("one", "two")
     batch()
     ask("one", "zwei", "three")
@@ -111,7 +111,7 @@ def test_what_was_changed_is_asked_again(server: Api, batch: Run) -> None:
 
 
 def test_a_dry_run_says_what_it_would_cost(server: Api, batch: Run, run: Run) -> None:
-    """For the lines that have no answer yet, by model, as a table or as JSON; nothing is sent or written."""
+    """It covers the lines without an answer, by model, as a table or JSON; nothing is sent or written."""
     ask("one", "two", "two", "")
     dry = ("run", "t", "--batch", "in.jsonl", "-c", "llm.yaml", "--dry-run")
     code, out, err = run(*dry)
@@ -128,7 +128,7 @@ def test_a_dry_run_says_what_it_would_cost(server: Api, batch: Run, run: Run) ->
 
 
 def test_a_dry_run_says_when_the_money_is_short(server: Api, run: Run) -> None:
-    """Each prompt by itself would fit."""
+    """It says so for the whole batch, even if each single prompt fits."""
     ask(*(str(n) for n in range(40)))
     Path("llm.yaml").write_text(Path("llm.yaml").read_text().replace("per_day: 5", "per_day: 0.01"))
     code, _, err = run("run", "t", "--batch", "in.jsonl", "-c", "llm.yaml", "--dry-run")
@@ -148,7 +148,7 @@ def test_a_dry_run_says_when_the_money_is_short(server: Api, run: Run) -> None:
 def test_a_dry_run_exits_as_the_run(
     batch: Run, monkeypatch: pytest.MonkeyPatch, prompts: list[str], words: tuple[str, ...], message: str
 ) -> None:
-    """And says why what is refused cannot be asked."""
+    """It has the exit code of the run, and gives the reason of refused prompts."""
     ask(*prompts)
     if "--model" in words:
         monkeypatch.delenv("OPENAI_API_KEY")
@@ -158,7 +158,7 @@ def test_a_dry_run_exits_as_the_run(
 
 
 def test_a_dry_run_refuses_each_line_that_holds_no_prompt(batch: Run, server: Api) -> None:
-    """As `estimate` does, while the run itself stops there; both exit with 2, and name the line."""
+    """It counts each like `estimate`; the run stops at the first. Both name the line and exit with 2."""
     Path("in.jsonl").write_bytes(b'"a"\n5\nnot json\n\xff\n"b"\n')
     code, out, err = batch("--dry-run", "--json")
     found = json.loads(out)
@@ -172,7 +172,7 @@ def test_a_dry_run_refuses_each_line_that_holds_no_prompt(batch: Run, server: Ap
     [("content_filter", 0, 4), ("content_filter", 1, 4), ("no connection", 0, 5), ("server_error", 0, 1)],
 )
 def test_the_exit_code_says_why_lines_failed(server: Api, batch: Run, bad: str, fine: int, code: int) -> None:
-    """Where all that failed have one reason; the summary has it by kind."""
+    """If all failures have one reason, the code is that of the reason; the summary counts them by kind."""
     failure = faults.reset_before_headers if bad == "no connection" else faults.error(bad)
     server.plan(*[faults.good()] * fine, failure)
     ask(*(f"prompt {n}" for n in range(fine + 2)))
@@ -184,7 +184,7 @@ def test_the_exit_code_says_why_lines_failed(server: Api, batch: Run, bad: str, 
 
 
 def test_different_failures_exit_with_one(server: Api, batch: Run) -> None:
-    """And a line that is no prompt is a failure of its own."""
+    """A line without a prompt is a kind of failure, too."""
     server.plan(faults.error("content_filter"), faults.reset_before_headers)
     ask("one", "two", "")
     code, _, err = batch("--summary", "summary.md", "--concurrency", "1")
@@ -212,7 +212,7 @@ run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=8, given={}
 def test_a_broken_off_batch_sends_only_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:
-    """Ctrl-C or kill -9 in the middle of a thousand: nothing that was answered is asked again."""
+    """After Ctrl-C or kill -9 in a batch of a thousand, no answered prompt is sent again."""
     monkeypatch.chdir(tmp_path)
     ask(*(f"{n:04}" for n in range(1000)))
     child = subprocess.Popen([sys.executable, "-c", BREAKS], stderr=subprocess.PIPE, text=True)
@@ -256,7 +256,7 @@ BATCH, OUT = ("--batch", "in.jsonl"), ("--out", "out.jsonl")
 def test_what_is_wrong_is_said_before_anything_is_sent(
     server: Api, run: Run, lines: str, words: tuple[str, ...], message: str
 ) -> None:
-    """A line that holds no prompt is named with its number; a file that is something else stays as it is."""
+    """A line without a prompt is named with its number; an output file of another kind is unchanged."""
     Path("in.jsonl").write_text(lines, errors="surrogateescape")
     Path("notes").write_text("my notes\n")
     code, _, err = run("run", "t", "-c", "llm.yaml", *words)
@@ -270,7 +270,7 @@ def test_what_is_wrong_is_said_before_anything_is_sent(
 def test_it_shows_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
 ) -> None:
-    """A bar on a terminal, else a line every few seconds: answered, failed, spent."""
+    """A terminal shows a bar, other outputs a line every few seconds: answered, failed, spent."""
     ask(*(str(n) for n in range(5)), "bad")
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
@@ -284,7 +284,7 @@ def test_it_shows_how_far_it_is(
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    """No prompt and no answer stays in memory."""
+    """Neither prompts nor answers are kept in memory."""
     text, prompts = "x" * 1000, tmp_path / "in.jsonl"
     prompts.write_text("".join(f'"{number} {text}"\n' for number in range(4000)))
     answer: Answer[Any] = Answer(
@@ -303,13 +303,13 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_ends_it_with_what_to_do() -> None:
-    """Answers that were paid are in the cache."""
+    """The error names the file and the system's reason."""
     with FileIO("/dev/full", "a") as full, pytest.raises(ConfigError, match="cannot write /dev/full: No space left"):
         append(full, (1, "x"), RateLimitError("no"))
 
 
 def test_answer_each_keeps_no_result() -> None:
-    """Each result comes with the place of its prompt, in the caller's thread, errors too."""
+    """Each result or error is passed on with the position of its prompt, in the caller's thread."""
     llm, seen = FakeLLM(tasks=("t",)), dict[int, Any]()
     llm.reply(lambda call: f"re: {call.prompt}")
     llm.reply(RateLimitError("no"), prompt="^3$")

@@ -1,4 +1,4 @@
-"""`testronaut-llm cache`: what is kept, forgetting it, carrying it elsewhere."""
+"""`testronaut-llm cache`: statistics, clear, export and import."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def a(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Api])
 
 
 def test_run_answers_from_the_cache(run: Run, a: Api) -> None:
-    """The second run asks nobody, which is counted as saved; the modes and their short form are heeded."""
+    """The second run sends nothing and counts a saving; the cache modes and their short form work."""
     assert run("run", "t", "hi")[1] == "kept\n"
     assert run("run", "t", "hi", "--cache", "only")[1] == "kept\n"
     assert len(a.asked) == 1
@@ -49,7 +49,7 @@ def test_run_answers_from_the_cache(run: Run, a: Api) -> None:
 
 
 def test_stats_clear_export_and_import(run: Run, a: Api, tmp_path: Path) -> None:
-    """What was kept is counted by task, forgotten by task or age, and comes back from the file."""
+    """Entries are counted by task, deleted by task or age, and restored from the exported file."""
     assert json.loads(run("cache", "stats", "--json")[1])["answers"] == 0
     assert run("cache", "clear", "--yes")[0] == 0
     run("run", "t", "one")
@@ -83,7 +83,7 @@ def test_stats_clear_export_and_import(run: Run, a: Api, tmp_path: Path) -> None
      ("[" * 100_000, "not JSON")],
 )  # fmt: skip
 def test_a_wrong_file_is_not_imported(run: Run, a: Api, tmp_path: Path, line: str, fault: str) -> None:
-    """One wrong line keeps all of them out, and is named."""
+    """One wrong line is named, and nothing of the file is imported."""
     run("run", "t", "one")
     file = tmp_path / "answers.jsonl"
     run("cache", "export", str(file))
@@ -100,7 +100,7 @@ def test_a_wrong_file_is_not_imported(run: Run, a: Api, tmp_path: Path, line: st
 
 
 def test_an_export_is_read_by_its_lines(run: Run, a: Api, tmp_path: Path) -> None:
-    """Characters that some tools take for the end of a line travel in an answer, and lines may end in CR LF."""
+    """Unicode line separators are kept inside an answer, and lines may end in CR LF."""
     text, file = "one\x85two\u2028three\u2029four\x0bfive\x1csix", tmp_path / "answers.jsonl"
     a.plan(faults.good(text))
     run("run", "t", "hi")
@@ -114,7 +114,7 @@ def test_an_export_is_read_by_its_lines(run: Run, a: Api, tmp_path: Path) -> Non
 
 
 def test_clear_asks_first(run: Run, a: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a yes nothing is forgotten; an age that is none is explained."""
+    """Nothing is deleted without a yes; an invalid age is an error."""
     run("run", "t", "one")
     monkeypatch.setattr("typer.confirm", lambda *_, **__: sys.exit(1))
     assert run("cache", "clear")[0] == 1
@@ -127,7 +127,7 @@ def test_clear_asks_first(run: Run, a: Api, monkeypatch: pytest.MonkeyPatch) -> 
 def test_vectors_and_the_digest_of_a_local_model_travel_along(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Api]
 ) -> None:
-    """Elsewhere, without the server, the answers of a local model are found, and so are vectors."""
+    """After an import, answers of a local model are found without its server, and so are vectors."""
     row = model("ollama", make("o", faults.good("local")))
     (tmp_path / "llm.yaml").write_text(yaml.safe_dump({"models": {"o": row}, "tasks": {"t": {"models": ["o"]}}}))
     monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
@@ -147,7 +147,7 @@ def test_vectors_and_the_digest_of_a_local_model_travel_along(
 
 
 def test_an_export_holds_no_prompt_and_no_secret(run: Run, a: Api, tmp_path: Path) -> None:
-    """What looks like a secret is left out and named without it; with --force it is written."""
+    """Entries that look like a secret are skipped and listed with the secret masked; --force writes them."""
     run("run", "t", "the plan of the prompt")
     a.plan(faults.good("Use --password=changeme1234 here."))
     run("run", "t", "how do I log in?")
@@ -162,7 +162,7 @@ def test_an_export_holds_no_prompt_and_no_secret(run: Run, a: Api, tmp_path: Pat
 
 
 def test_what_has_expired_is_not_counted_and_a_broken_store_is_an_error(run: Run, a: Api, tmp_path: Path) -> None:
-    """It would be asked for anew; a command about the cache says what is wrong with it, and how to fix it."""
+    """Expired answers do not count; a broken store is an error with its fix."""
     run("run", "t", "one")
     store = CacheFiles(CacheConfig())
     connection = sqlite3.connect(store.folder / "cache.db", isolation_level=None)
@@ -186,7 +186,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize(("field", "wrong"), HOSTILE, ids=lambda value: f"{value!r:.30}")
 def test_an_impossible_row_is_refused_and_is_a_miss(run: Run, a: Api, tmp_path: Path, field: str, wrong: Any) -> None:
-    """No import takes it, and one that stands in the store all the same is asked anew: no sum and no end breaks."""
+    """It is not imported; if it is in the store, it is a miss, and sums and exports work."""
     file = tmp_path / "answers.jsonl"
     run("run", "t", "one")
     run("cache", "export", str(file))
@@ -215,7 +215,7 @@ def test_an_impossible_row_is_refused_and_is_a_miss(run: Run, a: Api, tmp_path: 
      ("vector", base64.b64encode(struct.pack("<d", float("nan"))).decode())],
 )  # fmt: skip
 def test_an_impossible_vector_is_none(field: str, wrong: Any) -> None:
-    """The same of what is stored for a text that was embedded."""
+    """An invalid stored vector is not imported, and is a miss."""
     good = {"vector": base64.b64encode(struct.pack("<d", 1.0)).decode(), "tokens": 1, "cost": "0.1"}
     assert vector_of(good).vector == (1.0,)
     with pytest.raises(ValueError, match="not a vector"):

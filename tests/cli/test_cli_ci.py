@@ -1,4 +1,4 @@
-"""For CI: exit codes that tell failures apart, and a summary for the page of the job."""
+"""For CI: exit codes by kind of failure, and a summary for the page of the job."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., 
 def test_exit_codes_tell_failures_apart(
     server: Api, run: Run, command: str, failure: faults.Reply, code: int, kind: str
 ) -> None:
-    """Of `run` and `classify` alike, and the summary names the kind."""
+    """`run` and `classify` have the same codes, and the summary names the kind."""
     server.plan(failure)
     labels = ("--label", "passed", "--label", "failed") if command == "classify" else ()
     found, out, err = run(command, "t", "hi", *labels, "-c", "llm.yaml", "--summary", "summary.md")
@@ -54,7 +54,7 @@ def test_exit_codes_tell_failures_apart(
 
 @pytest.mark.usefixtures("server")
 def test_a_server_that_does_not_run_is_unreachable(run: Run) -> None:
-    """A missing Ollama is found before anything is sent."""
+    """A missing Ollama is an error before anything is sent."""
     code, _, err = run("run", "local", "hi", "-c", "llm.yaml")
     assert (code, "no Ollama answers" in err) == (5, True), err
 
@@ -85,12 +85,12 @@ GONE, REFUSED, BROKEN = errors.ConnectionFailedError("x"), errors.ContentFiltere
     ],
 )
 def test_the_code_of_an_error(error: LLMError, code: int) -> None:
-    """Unreachable only if no attempt met a server; refused if that was the last word."""
+    """Unreachable only if no attempt reached a server; refused if the last attempt was refused."""
     assert screen.code_of(error) == code
 
 
 def test_a_summary_is_appended(server: Api, run: Run) -> None:
-    """One table a command: calls, hits and what they cost and saved."""
+    """Each command adds one table with its calls, hits, cost and savings."""
     Path("summary.md").write_text("# Job\n\n")
     for _ in range(2):
         assert run("run", "t", "hi", "-c", "llm.yaml", "--summary", "summary.md")[0] == 0
@@ -106,7 +106,7 @@ def test_a_summary_is_appended(server: Api, run: Run) -> None:
 
 
 def test_a_summary_that_cannot_be_written_stops_before_anything_is_sent(server: Api, run: Run) -> None:
-    """As a wrong option does. A disk that is full at the end takes no answer away."""
+    """It is wrong usage. A disk that is full at the end loses no answer."""
     code, _, err = run("run", "t", "hi", "-c", "llm.yaml", "--summary", "no/summary.md")
     assert (code, "cannot write no/summary.md" in err, server.asked) == (2, True, [])
     code, out, err = run("run", "t", "hi", "-c", "llm.yaml", "--summary", "/dev/full")

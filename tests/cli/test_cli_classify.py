@@ -1,4 +1,4 @@
-"""`classify` prints a label; its exit code says whether it is the expected one."""
+"""`classify` prints a label; its exit code is 0 if the label is the expected one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LABELS = ("--label", "passed=as expected", "--label", "failed")
 
 @pytest.fixture
 def api(make: Callable[..., Api], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Api:
-    """An endpoint that finds everything passed, and a file with one model there."""
+    """An endpoint that answers `passed` to everything, and a file with one model there."""
     server = make("a", faults.good('{"result": "passed"}'))
     rows, tasks = {"m": model("openai", server)}, {"t": {"models": ["m"], "retries": 0}}
     monkeypatch.chdir(tmp_path)
@@ -26,7 +26,7 @@ def api(make: Callable[..., Api], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("expect", "code"), [((), 0), (("--expect", "passed"), 0), (("--expect", "failed"), 1)])
 def test_the_label_is_printed(run: Run, api: Api, expect: tuple[str, ...], code: int) -> None:
-    """On stdout; how sure it is and what it cost on stderr. Another verdict than the expected one exits with 1."""
+    """Stdout has the label, stderr its probability and cost. If it is not the expected one, the exit code is 1."""
     found, out, err = run("classify", "t", "-", *LABELS, *expect, stdin="All is well.")
     assert (found, out) == (code, "passed\n")
     assert "passed 94%, failed 6% (by votes, 2 answers), $" in err
@@ -34,7 +34,7 @@ def test_the_label_is_printed(run: Run, api: Api, expect: tuple[str, ...], code:
 
 
 def test_a_label_is_taken_without_its_outer_spaces(run: Run, api: Api) -> None:
-    """Of --label and --expect alike, and one answer is not `1 answers`."""
+    """This holds for --label and --expect, and one answer is `1 answer`."""
     words = ("--label", " passed = fine", "--label", "failed ", "--expect", "passed ", "--votes", "1")
     code, out, err = run("classify", "t", "hi", *words)
     assert (code, out, "(by votes, 1 answer), $" in err) == (0, "passed\n", True), err
@@ -42,7 +42,7 @@ def test_a_label_is_taken_without_its_outer_spaces(run: Run, api: Api) -> None:
 
 
 def test_json_holds_everything(run: Run, api: Api) -> None:
-    """Probabilities, votes, answers, and the verdict of each model."""
+    """The JSON has probabilities, votes, answers, and the verdict of each model."""
     found = json.loads(run("classify", "t", "hi", *LABELS, "--votes", "1", "--json")[1])
     assert (found["label"], found["method"], found["votes"]) == ("passed", "votes", {"passed": 1, "failed": 0})
     assert sum(found["probabilities"].values()) == pytest.approx(1)
@@ -61,7 +61,7 @@ def test_json_holds_everything(run: Run, api: Api) -> None:
     ],
 )
 def test_wrong_labels_are_one_message(run: Run, api: Api, arguments: tuple[str, ...], words: str) -> None:
-    """Exit code 2, and nothing is sent."""
+    """The exit code is 2, and nothing is sent."""
     code, out, err = run("classify", "t", "hi", *arguments)
     assert (code, out) == (2, "")
     assert words in err

@@ -26,7 +26,7 @@ def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[...,
 
 
 def test_answers_stand_side_by_side(compare: Run, make: Callable[..., Api]) -> None:
-    """Each model's answer, how far they agree, and what each took; the same as JSON."""
+    """It shows each model's answer, their agreement, and cost and time; the same as JSON."""
     make("b", faults.good("yes"))
     code, out, err = compare("Is it so?", "--models", "a, b")
     assert (code, "this run cost $0.000048\n" in err) == (0, True)
@@ -49,7 +49,7 @@ def test_answers_stand_side_by_side(compare: Run, make: Callable[..., Api]) -> N
     ],
 )
 def test_agreement_is_told_in_words(compare: Run, make: Callable[..., Api], a: str, b: str, says: str) -> None:
-    """How far the answers agree, down to the values that differ."""
+    """The agreement of the answers is shown, with the values that differ."""
     make("a", faults.good(a))
     make("b", faults.good(b))
     assert says in compare("?", "-m", "a,b")[1]
@@ -67,7 +67,7 @@ def test_a_file_of_prompts(compare: Run, make: Callable[..., Api]) -> None:
 
 
 def test_a_schema_is_judged(compare: Run, make: Callable[..., Api]) -> None:
-    """The share of answers that obey the schema, and the failure of the one that does not."""
+    """It shows the share of answers that match the schema, and the error of the other one."""
     Path("schema.json").write_text(json.dumps(SCHEMA))
     make("a", faults.good('{"a": 1}'))
     make("b", faults.good('{"a": "no"}'))
@@ -77,7 +77,7 @@ def test_a_schema_is_judged(compare: Run, make: Callable[..., Api]) -> None:
 
 
 def test_one_failure_is_shown_all_are_an_exit_code(compare: Run, make: Callable[..., Api]) -> None:
-    """An answer from one model is a success; without any the exit code says that models failed."""
+    """One answer is a success; without any, the exit code is that of failed models."""
     make("b", faults.error("authentication"))
     code, out, _ = compare("?", "-m", "a,b")
     assert (code, "b\tfailed (" in out) == (0, True)
@@ -100,7 +100,7 @@ def test_one_failure_is_shown_all_are_an_exit_code(compare: Run, make: Callable[
     ],
 )
 def test_what_is_wrong_is_named(compare: Run, words: str, text: str | None, says: str) -> None:
-    """A wrong call says what to give, and a wrong line of a file its number."""
+    """Wrong usage is explained, and a wrong line of a file is named by its number."""
     if text is not None:
         Path("p.jsonl").write_text(text)
     code, out, err = compare(*words.split())

@@ -1,4 +1,4 @@
-"""What a command waits for is shown on a terminal, never on a pipe and never on stdout."""
+"""Waits are shown on a terminal, never on a pipe and never on stdout."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def api(make: Callable[..., Api], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def words_of(text: str) -> str:
-    """Without the codes that move the cursor and erase the line."""
+    """Returns the text without the codes that move the cursor and erase the line."""
     return re.sub(r"\x1b\[\d*[AK]", "", text).strip()
 
 
 @pytest.mark.usefixtures("api", "on_terminal")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_terminal_shows_the_model_and_the_seconds(run: Run, command: str) -> None:
-    """While a model works; the display is gone before the result, and stdout holds the result alone."""
+    """They are shown while a model works and erased before the result; stdout holds only the result."""
     code, out, err = run(*command.split())
     shown, _, after = err.rpartition(SHOW_CURSOR)
     assert (code, COMMANDS[command] in out, "\x1b" in out) == (0, True, False)
@@ -62,21 +62,21 @@ def test_a_terminal_shows_the_model_and_the_seconds(run: Run, command: str) -> N
 @pytest.mark.usefixtures("api")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_pipe_shows_no_wait(run: Run, command: str) -> None:
-    """Only lines that say something; a spinner would fill a log."""
+    """A pipe gets only messages; a spinner would fill a log."""
     code, _, err = run(*command.split())
     assert (code, "asking" in err, "\x1b" in err) == (0, False, False)
 
 
 @pytest.mark.usefixtures("on_terminal")
 def test_a_stream_is_its_own_progress(run: Run, api: Api) -> None:
-    """Its pieces and a spinner would write over each other."""
+    """A stream shows no spinner, which would overwrite its pieces."""
     api.plan(faults.dripping(0.0005))
     assert ASKING not in run("run", "t", "hi", "--stream")[2]
 
 
 @pytest.mark.usefixtures("on_terminal")
 def test_an_error_ends_the_display_first(run: Run, api: Api) -> None:
-    """The message stands alone, below."""
+    """The display is erased before the message is written."""
     api.plan(faults.late(0.3, faults.error("authentication")))
     code, out, err = run("run", "t", "hi")
     shown, _, after = err.rpartition(SHOW_CURSOR)
@@ -85,7 +85,7 @@ def test_an_error_ends_the_display_first(run: Run, api: Api) -> None:
 
 
 def test_ctrl_c_ends_the_display(api: Api) -> None:
-    """With the cursor shown again, exit code 130 and no traceback."""
+    """The cursor is shown again, the exit code is 130, and there is no traceback."""
     api.plan(faults.silent)
     outer, inner = pty.openpty()
     code = "from testronaut_llm.cli import main; main()"
@@ -110,7 +110,7 @@ def test_ctrl_c_ends_the_display(api: Api) -> None:
 
 @pytest.mark.usefixtures("tiny_offered", "api", "on_terminal")
 def test_the_first_load_of_a_local_model_says_so(run: Run) -> None:
-    """The process that serves an embedded model is started by the first call."""
+    """The first call starts the process of an embedded model, and the display says so."""
     run("models", "pull", f"embedded/{TINY}")
     err = run("run", "t", "hi", "--model", f"embedded/{TINY}", "--max-tokens", "400")[2]
     assert f"loading embedded/{TINY}: 0 s" in err
@@ -118,7 +118,7 @@ def test_the_first_load_of_a_local_model_says_so(run: Run) -> None:
 
 @pytest.mark.usefixtures("on_terminal")
 def test_messages_stand_above_the_display(capsys: pytest.CaptureFixture[str]) -> None:
-    """Also those of other libraries; a bar draws each new note at once, and equal waits share a line."""
+    """Messages of all libraries do; a bar draws each new note at once, and equal waits share a line."""
     with screen.standard_streams(), progress.progress("a model") as report:
         report(Progress(note="pulling", total=2))
         print("a \x07 message", file=sys.stderr)  # noqa: T201 - as another library would

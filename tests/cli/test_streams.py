@@ -1,4 +1,4 @@
-"""The standard streams: UTF-8 in and out, nothing that a terminal would obey, and an end that says what happened."""
+"""The standard streams: UTF-8 in and out, no terminal control codes, and a clear message at each failure."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Shell = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 def controls(text: str) -> set[str]:
-    """What a terminal may obey: all control characters but newline and tab, and those that change directions."""
+    """All characters that a terminal may obey: controls except newline and tab, and changes of text direction."""
     kinds = {one: unicodedata.category(one) for one in set(text) - set("\n\t")}
     return {one for one, kind in kinds.items() if kind in ("Cc", "Cf", "Cs", "Zl", "Zp")}
 
 
 @pytest.fixture(scope="module")
 def folder(server: FaultServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an llm.yaml, and a home in which two questions are answered already: a hit loads no LiteLLM."""
+    """A folder with an llm.yaml, and a home with two cached answers: a hit loads no LiteLLM."""
     folder = tmp_path_factory.mktemp("streams")
     url = server.plan("a", faults.good(ANSWER)).url
     row = {"model": "openai/m", "api_base": f"{url}/v1", "price": {"input": 1, "output": 1}, "context_window": 8192}
@@ -55,7 +55,7 @@ def api(server: FaultServer, folder: Path) -> Endpoint:
 
 @pytest.fixture
 def shell(folder: Path, api: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """Runs `testronaut-llm WORDS` with whatever bash makes of its streams."""
+    """Runs `testronaut-llm WORDS` with the streams that bash gives it."""
     monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(folder / "llm.yaml"))
     monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(folder / "home"))
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
@@ -80,7 +80,7 @@ LOCALES = (
 
 @pytest.mark.parametrize("locale", LOCALES, ids=str)
 def test_an_answer_goes_into_a_pipe_as_it_is(shell: Shell, locale: dict[str, str]) -> None:
-    """Byte for byte, in UTF-8 whatever the locale says; and so does the prompt come in, without its mark."""
+    """It is byte for byte the UTF-8 text in any locale; a prompt is read the same way, without its mark."""
     done = shell("run t - --cache only", stdin="\ufeffcaf\u00e9?".encode(), **locale)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{ANSWER}\n".encode()
@@ -88,7 +88,7 @@ def test_an_answer_goes_into_a_pipe_as_it_is(shell: Shell, locale: dict[str, str
 
 
 def test_json_says_the_same_and_holds_no_control_character(shell: Shell) -> None:
-    """Escapes of JSON stand for what would be escaped, in a pipe as on a terminal."""
+    """Control characters are JSON escapes, in a pipe as on a terminal."""
     done = shell("run t hi --json")
     assert json.loads(done.stdout)["text"] == ANSWER
     assert controls(done.stdout.decode()) == set()
@@ -116,9 +116,9 @@ FULL, CLOSED = b"No space left on device", b"Bad file descriptor"
 def test_a_stdout_that_takes_nothing_is_one_line(
     shell: Shell, words: str, code: int, says: bytes, unbuffered: str
 ) -> None:
-    """A reader that has gone is no failure and no word; a full disk or a closed stream is one line and exit code 1."""
+    """A closed reader is no failure; a full disk or a closed stream is one line and exit code 1."""
     done = shell(words, PYTHONUNBUFFERED=unbuffered)
-    own = re.compile(rb"Ollama|^from | tokens, ")  # what a command says of itself
+    own = re.compile(rb"Ollama|^from | tokens, ")  # the command's own messages
     told = [line for line in done.stderr.splitlines() if not own.search(line)]
     assert done.returncode == code, done.stderr
     assert len(told) == code, done.stderr
@@ -126,7 +126,7 @@ def test_a_stdout_that_takes_nothing_is_one_line(
 
 
 def test_what_was_paid_is_not_lost(shell: Shell, api: Endpoint) -> None:
-    """The line says where the answer is; the same command prints it, and asks nobody."""
+    """The line names where the answer is; the same command prints it without a request."""
     done = shell("run t new > /dev/full")
     assert b"the answer is in the cache" in done.stderr
     assert done.stderr.count(b"\n") == 1
@@ -138,7 +138,7 @@ def test_what_was_paid_is_not_lost(shell: Shell, api: Endpoint) -> None:
 
 @pytest.mark.parametrize("to", ["2> /dev/full", "2>&-", "2> >(true)"])
 def test_a_stderr_that_takes_nothing_changes_nothing(shell: Shell, to: str) -> None:
-    """What is no result is dropped."""
+    """Messages are dropped, and the result is the same."""
     done = shell(f"run t hi {to}")
     assert (done.returncode, done.stdout) == (0, f"{ANSWER}\n".encode())
 
@@ -152,14 +152,14 @@ def test_a_stderr_that_takes_nothing_changes_nothing(shell: Shell, to: str) -> N
     ],
 )
 def test_a_stdin_that_gives_no_text_is_told(shell: Shell, words: str, stdin: bytes, says: str) -> None:
-    """By its name, with the line and the byte."""
+    """The message names stdin, the line and the byte."""
     done = shell(words, stdin=stdin)
     assert done.returncode == 2
     assert says in done.stderr.decode()
 
 
 def on_terminal(command: list[str]) -> str:
-    """What a command writes to a terminal that is its stdin, stdout and stderr."""
+    """Returns the output of a command whose stdin, stdout and stderr are a terminal."""
     main, side = pty.openpty()
     given = {**os.environ, "COLUMNS": "200", "TERM": "xterm"}
     process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=given)
@@ -196,7 +196,7 @@ def on_terminal(command: list[str]) -> str:
     ids=lambda words: " ".join(map(visible, words)),
 )
 def test_nothing_on_a_terminal_holds_a_control_character(words: list[str]) -> None:
-    """Answers, tables, errors of ours and of the parser, names that were given: all is shown escaped."""
+    """Answers, tables, errors and names are shown escaped."""
     shown = on_terminal([sys.executable, "-c", PROGRAM, *words])
     assert "Traceback" not in shown
     assert shown.strip()
@@ -207,7 +207,7 @@ def test_nothing_on_a_terminal_holds_a_control_character(words: list[str]) -> No
 def test_names_of_a_strangers_file_and_errors_of_a_server_are_escaped(
     shell: Shell, api: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also in a pipe, since only an answer is worth its bytes there."""
+    """Messages are escaped in a pipe, too; only an answer is written there unchanged."""
     body = json.dumps({"error": {"message": f"no {NASTY} and [bold red]markup[/]", "type": "x"}}).encode()
     api.plan(faults.raw(400, body))
     name = "\x1b[2Jm\u202e"
@@ -226,7 +226,7 @@ def test_names_of_a_strangers_file_and_errors_of_a_server_are_escaped(
 
 
 def test_visible_leaves_text_alone() -> None:
-    """Letters of every script, emoji that are joined, newline and tab stay; what is escaped reads as JSON."""
+    """Letters of every script, joined emoji, newline and tab are unchanged; escapes are those of JSON."""
     plain = "a\tb\n\u00e9\u4e2d\u05d0\U0001f468\u200d\U0001f469"
     assert visible(plain) == plain
     assert json.loads(f'"{visible(NASTY)}"') == NASTY

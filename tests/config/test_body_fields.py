@@ -1,4 +1,4 @@
-"""`extra` is body fields: whatever its keys are called, LiteLLM does not act upon them."""
+"""Keys of `extra` are body fields: LiteLLM does not act on them, whatever their names."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ EMBEDDING = ("openai", "azure", "azure v1", "ollama")
 
 @pytest.fixture(scope="module")
 def attempts() -> Iterator[Attempts]:
-    """One gateway for all."""
+    """One gateway for all tests."""
     made = Attempts()
     yield made
     made.close()
 
 
 def own_arguments() -> dict[str, Any]:
-    """Each argument that LiteLLM takes for its own, with a value that would show: from LiteLLM itself."""
+    """Returns each argument that LiteLLM itself uses, with a value whose effect would show."""
     litellm = load_litellm()
     from litellm.types.utils import all_litellm_params
 
@@ -46,7 +46,7 @@ def own_arguments() -> dict[str, Any]:
 
 
 def asked_of(wire: str, url: str, extra: Mapping[str, Any], *, embedding: bool) -> Any:
-    """A request with this `extra`, as if nobody had looked at the file."""
+    """Returns a request with this `extra`, without the checks of the file."""
     to = target(wire, url)
     if embedding:
         return Request(target=to, texts=("a",), timeout=5.0, extra=extra)
@@ -55,7 +55,7 @@ def asked_of(wire: str, url: str, extra: Mapping[str, Any], *, embedding: bool) 
 
 @pytest.mark.parametrize(("wire", "embedding"), [*((w, False) for w in WIRES), *((w, True) for w in EMBEDDING)])
 def test_no_key_of_extra_becomes_an_argument_of_litellm(wire: str, embedding: bool) -> None:
-    """Each of LiteLLM's own names is refused, or goes into the body; none changes what LiteLLM is told."""
+    """Each name of LiteLLM's arguments is refused or sent in the body; none changes its arguments."""
     plain = arguments(asked_of(wire, "http://127.0.0.1:9", {}, embedding=embedding))
     plain.pop("extra_body", None)
     provider = target(wire, "").provider
@@ -78,7 +78,7 @@ def test_no_key_of_extra_becomes_an_argument_of_litellm(wire: str, embedding: bo
 
 
 def test_no_field_of_a_list_is_one_that_litellm_acts_upon() -> None:
-    """What travels by its own name is a body field to LiteLLM, too."""
+    """Fields that are passed by name are body fields for LiteLLM, too."""
     load_litellm()
     from litellm.types.utils import all_litellm_params
 
@@ -92,7 +92,7 @@ def test_no_field_of_a_list_is_one_that_litellm_acts_upon() -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("wire", WIRES)
 def test_hostile_keys_go_nowhere_else(wire: str, mode: str, attempts: Attempts) -> None:
-    """Host, key, callback, retry and mock stay ours: one request, at our server, with our key, and its answer."""
+    """Host, key, callback, retry and mock have no effect: one request to our server, with our key, and its answer."""
     hostile = {
         "custom_llm_provider": "openai", "api_base": "{evil}", "base_url": "{evil}", "openai_base_url": "{evil}",
         "api_key": "k", "extra_headers": {"x-evil": "1"}, "headers": {"x-evil": "1"}, "callbacks": ["langfuse"],
@@ -118,7 +118,7 @@ def test_hostile_keys_go_nowhere_else(wire: str, mode: str, attempts: Attempts) 
 @pytest.mark.parametrize("model", ["anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-5-5"])
 @pytest.mark.parametrize("name", sorted(find_provider("anthropic").extra or ()))
 def test_each_field_of_anthropic_arrives(name: str, model: str, attempts: Attempts) -> None:
-    """As it was written, at the top of the body, and nothing beside it; what is left out is told."""
+    """It is unchanged at the top of the body, and nothing is added; dropped fields are reported."""
     values = {"top_k": 5, "top_p": 0.5, "service_tier": "auto", "inference_geo": "us", "container": "c1"}
     value = values.get(name, {"edits": []})
     with FaultServer() as server:
@@ -133,7 +133,7 @@ def test_each_field_of_anthropic_arrives(name: str, model: str, attempts: Attemp
 
 
 def test_a_field_that_is_none_names_the_closest() -> None:
-    """Before anything is sent: by the row in `check`, by the call in its error."""
+    """An unknown field is an error before anything is sent: in `check` for a row, in the error for a call."""
     row = ModelConfig(alias="m", model="anthropic/claude-haiku-4-5", extra={"top_kk": 5})
     assert readiness(row).missing == "extra holds 'top_kk', not a body field of anthropic; did you mean `top_k`?"
     with pytest.raises(InvalidRequestError, match="did you mean `top_k`"):

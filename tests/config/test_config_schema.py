@@ -1,4 +1,4 @@
-"""The JSON Schema that is shipped says what the shapes say."""
+"""The shipped JSON Schema accepts and refuses what the models of `llm.yaml` do."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def validator() -> jsonschema.Draft7Validator:
 
 
 def test_the_shipped_schema_is_fresh() -> None:
-    """After a change of the shapes: `python scripts/config_schema.py`."""
+    """The schema is up to date; `python scripts/config_schema.py` writes it."""
     assert SCHEMA_FILE.read_text("utf-8") == schema_text()
 
 
 def test_the_first_line_of_the_packaged_file_names_the_schema() -> None:
-    """Editors find it from the root of the project."""
+    """Editors find the schema from the root of the project."""
     first = (ROOT / "llm.yaml").read_text("utf-8").splitlines()[0]
     prefix = "# yaml-language-server: $schema="
     assert first.startswith(prefix)
@@ -42,13 +42,13 @@ def test_the_first_line_of_the_packaged_file_names_the_schema() -> None:
 
 
 def test_the_packaged_file_obeys_it(validator: jsonschema.Draft7Validator) -> None:
-    """As it obeys the shapes."""
+    """The packaged file is valid by the schema."""
     validator.validate(read_yaml(PACKAGED.read_text("utf-8")).data)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_field_has_a_sentence(section: type[BaseModel]) -> None:
-    """The reference page and editors have something to show for each."""
+    """Each field has a description for the reference page and for editors."""
     told = descriptions(section)
     assert set(keys_of(section)) <= set(told)
     assert all(text.endswith((".", "?", ".)", ")")) and text[0] in text[0].upper() + "`" for text in told.values())
@@ -84,7 +84,7 @@ REFUSED = (
 
 
 def test_the_schema_takes_and_refuses_what_the_shapes_do(validator: jsonschema.Draft7Validator) -> None:
-    """An editor never marks a valid file as wrong, and marks typos and wrong kinds while they are written."""
+    """It accepts every valid file, and refuses typos and wrong types."""
     found = FoundConfig(path=Path("f"), how="argument")
     for text in TAKEN:
         parse_config(text, found)

@@ -1,4 +1,4 @@
-"""Which file is used, what it says with every problem and its line, and how a running process follows it."""
+"""The file that is used, its problems with their lines, and edits while a process runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Log = list[dict[str, Any]]
 
 
 def write(path: Path, text: str = GOOD, *, age: float = 60) -> Path:
-    """Writes a file, old enough for its stamp to be believed."""
+    """Writes a file with a date old enough for its stamp to be used."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
     os.utime(path, (path.stat().st_atime, path.stat().st_mtime - age))
@@ -68,7 +68,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def log() -> Iterator[Log]:
-    """What is logged while the test runs."""
+    """The events that are logged while the test runs."""
     with structlog.testing.capture_logs() as entries:
         yield entries  # type: ignore[misc]  # structlog's own mapping
 
@@ -77,7 +77,7 @@ def log() -> Iterator[Log]:
 
 
 def test_one_file_is_used_in_the_documented_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Argument, variable, nearest upwards, the user's own, packaged: each gives way to the one before it."""
+    """Argument, variable, nearest parent folder, user's file, packaged file: the first that exists is used."""
     assert find_config() == FoundConfig(path=PACKAGED, how="packaged")
     assert FoundConfig(path=write(config_dir() / "llm.yaml"), how="user") == find_config()
     for upwards in (folder.parent, folder):
@@ -90,7 +90,7 @@ def test_one_file_is_used_in_the_documented_order(folder: Path, monkeypatch: pyt
 
 
 def test_a_given_path_is_no_search(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`~` works; a typo in a path never ends with another file's settings."""
+    """`~` works; a wrong path is an error, and no other file is used."""
     write(folder / "llm.yaml")
     own = write(Path.home() / "my.yaml")
     assert find_config("~/my.yaml").path == own
@@ -105,7 +105,7 @@ def test_a_given_path_is_no_search(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_only_a_file_found_upwards_has_to_be_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever names a path vouches for it, and the packaged file is ours."""
+    """A file that is given by path and the packaged file are trusted."""
     assert load_config().trusted is True
     path = write(folder / "llm.yaml")
     assert (load_config().trusted, load_config(path).trusted) == (False, True)
@@ -115,7 +115,7 @@ def test_only_a_file_found_upwards_has_to_be_trusted(folder: Path, monkeypatch: 
 
 @pytest.mark.parametrize("name", re.findall(r"^\| `(TESTRONAUT_\w+)`", ENVIRONMENT_PAGE, re.MULTILINE))
 def test_a_variable_of_ours_that_is_empty_is_not_set(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CI job that blanks a variable out means the default, for each that the reference page names."""
+    """An empty variable means the default, for each variable on the reference page."""
 
     def seen() -> tuple[object, ...]:
         config = load_config()
@@ -132,7 +132,7 @@ def test_a_variable_of_ours_that_is_empty_is_not_set(name: str, folder: Path, mo
 
 
 def test_the_search_goes_on_past_folders_that_are_gone_or_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A permission error on the way up is no error of ours."""
+    """A permission error in a parent folder is ignored."""
     real = Path.is_file
 
     def is_file(path: Path) -> bool:
@@ -148,11 +148,11 @@ def test_the_search_goes_on_past_folders_that_are_gone_or_closed(folder: Path, m
     assert find_config().how == "packaged"
 
 
-# What it says
+# Its problems
 
 
 def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
-    """Problems of every kind, in the order of the file, in one error."""
+    """One error lists problems of every kind, in the order of the file."""
     text = """version: 1
 models:
   luna: {model: openai/x, qualty: 7}
@@ -191,7 +191,7 @@ budget: {per_day: $5, per_month: "${NOT_SET}"}
 
 
 def test_a_single_problem_is_one_line(tmp_path: Path) -> None:
-    """`file:line: place: what to do`, as compilers know it; a misspelt section is one problem, not one a reference."""
+    """It reads `file:line: place: what to do`; a misspelt section is one problem, not one for each reference."""
     for text, words in (
         (GOOD + "bugdet: {}\n", ":3: bugdet: unknown key; did you mean `budget`?"),
         (GOOD.replace("models:", "modles:", 1), ":1: modles: unknown key; did you mean `models`?"),
@@ -203,7 +203,7 @@ def test_a_single_problem_is_one_line(tmp_path: Path) -> None:
 
 
 def test_hundreds_of_problems_are_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message stays readable, and thousands of unknown names do not mean thousands of searches for a close one."""
+    """The message is short, and close names are searched for a few unknown names only."""
     searches: list[object] = []
 
     def search(name: object, known: Iterable[object], **_: Any) -> list[str]:
@@ -224,7 +224,7 @@ def test_hundreds_of_problems_are_cut_short(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("text", ["${A", "${A:-", "${A}", "${", "$${", "${A${"])
 def test_one_text_is_one_problem(tmp_path: Path, text: str) -> None:
-    """However many broken or unknown references it holds."""
+    """A text with many broken or unknown references is one problem."""
     assert len(filled(text * 1000, {})[1]) <= 1
     path = write(tmp_path / "llm.yaml", f"tasks: {{t: {{models: a/b, system: '{text * 100_000}'}}}}\n")
     if text == "$${":
@@ -236,7 +236,7 @@ def test_one_text_is_one_problem(tmp_path: Path, text: str) -> None:
 
 
 def test_what_is_no_configuration_is_a_config_error(tmp_path: Path) -> None:
-    """Whatever the bytes are; the file may also go between finding and reading. A byte order mark is no problem."""
+    """Any bytes, and a file that is deleted before it is read, are a ConfigError. A byte order mark is ignored."""
     path = tmp_path / "llm.yaml"
     for raw, words in (
         (b"", r":1: is empty: run `testronaut-llm init`"),
@@ -259,7 +259,7 @@ def test_what_is_no_configuration_is_a_config_error(tmp_path: Path) -> None:
 
 
 def test_a_loaded_configuration_knows_its_file(tmp_path: Path) -> None:
-    """For messages, for the budget's default scope, and for paths that start beside it."""
+    """The path is used for messages, the budget's default scope, and relative paths."""
     text = "models: {a: {model: openai/x, api_key_file: keys/openai}, b: {model: openai/x, api_key_file: ~/k}}\n"
     real = write(tmp_path / "real" / "llm.yaml", text + "tasks: {}\nlog: {file: calls.jsonl, content: true}\n")
     (tmp_path / "link.yaml").symlink_to(real)
@@ -273,7 +273,7 @@ def test_a_loaded_configuration_knows_its_file(tmp_path: Path) -> None:
 
 
 def test_what_people_know_from_other_yaml_files_works(tmp_path: Path) -> None:
-    """Empty sections are as good as absent; anchors and merges may be used."""
+    """Empty sections are ignored; anchors and merges work."""
     text = "  t: &base {models: [a], retries: 1}\n  u: {<<: *base, retries: 3}\n  v: *base\nbudget:\nlimits:\n"
     config = load_config(write(tmp_path / "llm.yaml", f"models: {{a: {{model: openai/x}}}}\ntasks:\n{text}"))
     assert (config.budget, config.limits) == (None, {})
@@ -283,7 +283,7 @@ def test_what_people_know_from_other_yaml_files_works(tmp_path: Path) -> None:
 
 
 def test_one_file_is_at_the_root_in_the_wheel_and_in_the_sdist() -> None:
-    """The one at the root is a link; valid without keys or servers, it keeps the toy model out of real work."""
+    """The root has a link to it. It is valid without keys or servers; no real task uses the toy model."""
     assert (ROOT / "llm.yaml").resolve() == PACKAGED
     for builder, wanted in ((WheelBuilder, {"testronaut_llm/llm.yaml"}), (SdistBuilder, {"llm.yaml"})):
         carried = {file.distribution_path for file in builder(str(ROOT)).recurse_included_files()}
@@ -326,7 +326,7 @@ _TEXTS = (
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_TEXTS)
 def test_any_text_gives_a_configuration_or_a_config_error(text: str) -> None:
-    """Nothing else comes out of arbitrary text, or of any values in the right places, and no key comes out at all."""
+    """Arbitrary text and values raise no other error, and no error shows a key."""
     told = "a configuration"
     try:
         parse_config(text, FoundConfig(path=Path("llm.yaml"), how="argument"))
@@ -358,7 +358,7 @@ def test_an_edit_takes_effect_at_the_next_call(path: Path, tmp_path: Path) -> No
 
 
 def test_without_an_edit_the_file_is_not_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call costs one look at the file's date; the same object comes back."""
+    """A call only reads the file's date; the same object is returned."""
     source = ConfigSource.find(path)
     first = source.current()
     reads, parses = counted(monkeypatch, "read_text"), counted(monkeypatch, "parse_config")
@@ -371,7 +371,7 @@ def test_without_an_edit_the_file_is_not_read_again(path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("age", [0, 60], ids=["fresh", "old"])
 def test_an_edit_that_keeps_size_and_date_is_seen(path: Path, monkeypatch: pytest.MonkeyPatch, age: int) -> None:
-    """Within one tick of the clock, and by tools that copy a file with its date and write in place."""
+    """This covers edits within one tick of the clock, and tools that keep the date and write in place."""
     write(path, GOOD, age=age)
     stamp = path.stat()
     if not age:
@@ -385,7 +385,7 @@ def test_an_edit_that_keeps_size_and_date_is_seen(path: Path, monkeypatch: pytes
 
 
 def test_a_broken_edit_keeps_the_last_good_one_and_warns_once(path: Path, log: Log) -> None:
-    """One warning for each broken edit, with file and line, however many calls are made."""
+    """Each broken edit is one warning with file and line, for any number of calls."""
     source = ConfigSource.find(path)
     good = source.current()
     write(path, GOOD + "bugdet: {}\n", age=50)
@@ -406,7 +406,7 @@ def test_a_broken_edit_keeps_the_last_good_one_and_warns_once(path: Path, log: L
 
 
 def test_a_file_that_goes_away_keeps_the_last_good_one(path: Path, log: Log) -> None:
-    """And comes back when it comes back."""
+    """A file that is back is read again."""
     source = ConfigSource.find(path)
     path.unlink()
     assert all(source.current().task(None).models == ("a",) for _ in range(3))
@@ -417,7 +417,7 @@ def test_a_file_that_goes_away_keeps_the_last_good_one(path: Path, log: Log) -> 
 
 
 def test_variables_are_followed(path: Path, monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
-    """Those of the file and the override take effect without an edit; others cost nothing; no value is kept."""
+    """Changed variables of the file and the override apply at once; others cost nothing; no value is kept."""
     write(path, GOOD.replace("quality: 3", "quality: '${T_Q:-3}', api_base: '${T_BASE}', extra: {k: '${T_SECRET:-}'}"))
     source = ConfigSource.find(path)
     assert (source.current().model("a").quality, source.current().model("a").unset) == (3, ("T_BASE",))
@@ -438,7 +438,7 @@ def test_variables_are_followed(path: Path, monkeypatch: pytest.MonkeyPatch, log
 
 
 def test_trust_is_followed_in_both_directions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`trust` in another terminal counts at the next call, and so does the edit that ends it."""
+    """A `trust` in another terminal applies at the next call, and so does an edit that ends it."""
     monkeypatch.chdir(path.parent)
     source = ConfigSource.find()
     assert source.current().trusted is False
@@ -450,7 +450,7 @@ def test_trust_is_followed_in_both_directions(path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_configuration_made_in_python_stays_as_it_is() -> None:
-    """It has no file to follow, and a budget of it needs a scope."""
+    """It has no file that could change, and its budget needs a scope."""
     config = LLMConfig(tasks={"default": {"models": "a/b"}})
     source = ConfigSource.of(config)
     assert (source.current() is config, source.path, source.found) == (True, None, None)
@@ -461,7 +461,7 @@ def test_a_configuration_made_in_python_stays_as_it_is() -> None:
 
 
 def test_threads_see_whole_configurations_while_the_file_is_edited(path: Path, log: Log) -> None:
-    """Whoever asks gets one of the good texts, and all get the last one in the end."""
+    """Each thread gets one of the valid texts, and all get the last one in the end."""
     source, stop = ConfigSource.find(path), threading.Event()
     seen: set[tuple[str, ...]] = set()
 

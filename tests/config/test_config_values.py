@@ -1,4 +1,4 @@
-"""Times, sizes, money, and what unquoted text means."""
+"""Times, sizes, money, and the meaning of unquoted text."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ AMOUNTS: dict[object, str] = {0.1: "0.1", Decimal("0.30"): "0.30", FromEnvironme
 
 
 def test_unquoted_text_means_what_yaml_1_2_says() -> None:
-    """`off` stays a word and a date stays text, which YAML 1.1 would not do; `.nan` is no number."""
+    """`off` is a word and a date is text, unlike in YAML 1.1; `.nan` is refused."""
     assert {text: scalar(text) for text in SCALARS} == SCALARS
     assert [type(scalar(text)) for text in SCALARS] == [type(value) for value in SCALARS.values()]
 
 
 def test_times_sizes_and_money_are_numbers_or_have_a_unit() -> None:
-    """A kB counts 1000s and a KiB 1024s; 0.1 in the file is a tenth of a dollar, not its binary neighbour."""
+    """A kB is 1000 bytes and a KiB 1024; 0.1 is an exact tenth of a dollar."""
     assert {text: seconds(text) for text in TIMES} == TIMES
     assert {text: size_in_bytes(text) for text in SIZES} == SIZES
     for amount, expected in AMOUNTS.items():
@@ -42,7 +42,7 @@ def test_times_sizes_and_money_are_numbers_or_have_a_unit() -> None:
 
 
 def test_what_is_no_time_size_or_amount_is_refused() -> None:
-    """The message shows what one looks like; a limit of 0, which would switch everything off, is refused, too."""
+    """The message has an example; a limit of 0 is refused, too."""
     times: list[object] = ["30y", "soon", "", "d", "-5s", True, None, [1], math.nan, math.inf, "1e3s"]
     sizes: list[object] = ["1G", "1i", "1iB", "big", "1GiBB", "-1MB", False]
     amounts: list[object] = [-1, "-0.5", math.nan, math.inf, "NaN", Decimal("NaN"), Decimal("inf"), True, None, "much"]
@@ -73,7 +73,7 @@ def test_one_name_stands_for_a_list_and_text_of_the_environment_for_a_number() -
 
 @given(st.text(max_size=30))
 def test_any_text_is_a_value_or_a_value_error(text: str) -> None:
-    """No text makes the readers fail in another way."""
+    """No text raises another error."""
     scalar(text)
     for read in (seconds, size_in_bytes):
         with contextlib.suppress(ValueError):

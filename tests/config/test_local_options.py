@@ -1,4 +1,4 @@
-"""Options of local models in `extra`: the same words for Ollama and embedded models, and where they go."""
+"""Options of local models in `extra` have the same names for Ollama and embedded models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def a_file(provider: str, extra: Any) -> LLMConfig:
 async def test_options_of_an_ollama_model_are_merged_below_ours(
     ollama: Ollama, mode: str, nested: bool, of_the_call: bool
 ) -> None:
-    """Written flat or under `options`, in the row or in the call; cap, window, temperature, seed and stop stay ours."""
+    """They may be flat or under `options`, in row or call; cap, window, temperature, seed and stop are ours."""
     extra = {"options": VALUES} if nested else VALUES
     async with manager({"m": ollama.row(extra={} if of_the_call else extra)}, seed=7, stop=["END"]) as llm:
         await ask(llm, mode, "Say hello.", max_tokens=4, **({"extra": extra} if of_the_call else {}))
@@ -43,7 +43,7 @@ async def test_options_of_an_ollama_model_are_merged_below_ours(
 
 
 async def test_what_a_call_says_counts_more_than_what_its_row_says(ollama: Ollama) -> None:
-    """Word by word."""
+    """Each option of a call replaces the same option of the row."""
     async with manager({"m": ollama.row(extra={"top_k": 1, "options": {"min_p": 0.1}})}) as llm:
         await ask(llm, "complete", "Say hello.", extra={"top_k": 2})
     (body,) = ollama.bodies()
@@ -67,7 +67,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize("provider", ["ollama", "ollama_chat", "embedded"])
 def test_an_option_that_is_none_is_refused_with_the_closest(provider: str) -> None:
-    """When the file is read, with its place; once each. Every word is good for both, so that rows can be switched."""
+    """Unknown options are errors of the file, with their place; every option is valid for both kinds of model."""
     for extra, where, why in REFUSED:
         with pytest.raises(ConfigError) as caught:
             a_file(provider, extra)
@@ -80,7 +80,7 @@ def test_an_option_that_is_none_is_refused_with_the_closest(provider: str) -> No
 
 
 def test_a_number_from_the_environment_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`num_thread: ${THREADS}`."""
+    """`num_thread: ${THREADS}` is sent as a number."""
     monkeypatch.setenv("THREADS", "4")
     assert a_file("ollama", {"num_thread": "${THREADS}"}).models["m"].extra == {"num_thread": "4"}
     monkeypatch.setenv("THREADS", "four")
@@ -90,7 +90,7 @@ def test_a_number_from_the_environment_is_a_number(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_an_unknown_option_of_a_call_is_refused_before_it_is_sent(ollama: Ollama, mode: str) -> None:
-    """The same words."""
+    """The message is the same as for a row."""
     async with manager({"m": ollama.row()}) as llm:
         with pytest.raises(InvalidRequestError, match="did you mean `top_k`"):
             await ask(llm, mode, "Say hello.", extra={"top_kk": 1})
@@ -99,7 +99,7 @@ async def test_an_unknown_option_of_a_call_is_refused_before_it_is_sent(ollama: 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_an_embedded_model_samples_as_it_is_told(home: ModelStore, mode: str) -> None:
-    """Random weights at temperature 1: with `top_k: 1` they say the same whatever the seed, without they do not."""
+    """At temperature 1, `top_k: 1` gives the same text for any seed; without it texts differ."""
     words = {"repeat_penalty": 1.0, "min_p": 0.0, "typical_p": 1.0, "num_keep": 0}
     rows = {
         name: {"model": f"embedded/{TINY}", "num_ctx": 512, "extra": {**words, **more}}
@@ -117,7 +117,7 @@ async def test_an_embedded_model_samples_as_it_is_told(home: ModelStore, mode: s
 def test_hardware_options_of_an_embedded_model_are_what_its_server_is_started_with(
     home: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other ones start another server, since a model is loaded with them; it serves with all of them set."""
+    """Other options start another server; a server works with all of them set."""
     extra = {"num_thread": 1, "num_batch": 64, "use_mmap": False, "num_gpu": 0, "main_gpu": 0, "draft_num_predict": 4}
     rows = [ModelConfig(alias="m", model=f"embedded/{TINY}", num_ctx=512, extra=one) for one in (extra, {})]
     runner = EmbeddedRunner()
@@ -133,7 +133,7 @@ def test_hardware_options_of_an_embedded_model_are_what_its_server_is_started_wi
 
 
 async def test_hardware_options_of_a_single_call_are_refused_for_an_embedded_model(home: ModelStore) -> None:
-    """They belong to the row; the message says so."""
+    """The message says that they belong in the row."""
     async with manager({"m": {"model": f"embedded/{TINY}"}}) as llm:
         with pytest.raises(InvalidRequestError, match="`extra` of its row"):
             await ask(llm, "complete", "Say hello.", extra={"num_thread": 2})

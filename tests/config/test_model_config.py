@@ -1,4 +1,4 @@
-"""The shapes of `llm.yaml`, made in Python: defaults, look-ups, variables, the override, what is shown."""
+"""The models of `llm.yaml`, made in Python: defaults, look-ups, variables, the override, and reprs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_configuration_needs_no_file() -> None:
 
 
 def test_a_configuration_is_frozen_and_crosses_process_borders() -> None:
-    """Nothing changes it after it was made."""
+    """It cannot be changed, and can be pickled."""
     config = LLMConfig(models={"a": {"model": "openai/x", "extra": {"k": [1]}}}, tasks=TASKS)
     assert pickle.loads(pickle.dumps(config)) == config
     with pytest.raises(ValidationError, match="frozen"):
@@ -60,7 +60,7 @@ def test_a_configuration_is_frozen_and_crosses_process_borders() -> None:
 
 
 def test_a_model_is_found_by_alias_or_written_out() -> None:
-    """`provider/model` needs no row; its alias is itself."""
+    """`provider/model` needs no row; its alias is the same text."""
     config = LLMConfig(models={"luna": {"model": "openai/gpt-6-luna", "quality": 8}}, tasks={})
     assert config.model("luna").quality == 8
     direct = config.model("ollama/qwen3:8b")
@@ -69,14 +69,14 @@ def test_a_model_is_found_by_alias_or_written_out() -> None:
 
 @pytest.mark.parametrize("reference", ["lun", "openai/", "/x", "", "a b/c", "${X}/y"])
 def test_an_unknown_model_is_a_config_error_with_the_closest_name(reference: str) -> None:
-    """No other error comes out of the look-up."""
+    """The look-up raises no other error."""
     config = LLMConfig(models={"luna": {"model": "openai/gpt-6-luna"}}, tasks={})
     with pytest.raises(ConfigError, match="luna"):
         config.model(reference)
 
 
 def test_no_task_name_means_default() -> None:
-    """`None` is the task `default`, and an unknown name is never that."""
+    """`None` is the task `default`; an unknown name is an error."""
     config = LLMConfig(tasks={"default": {"models": "a/b"}, "cli_analysis": {"models": "c/d"}})
     assert config.task(None).models == ("a/b",)
     for made, name, words in (
@@ -89,7 +89,7 @@ def test_no_task_name_means_default() -> None:
 
 
 def test_every_field_takes_its_documented_forms() -> None:
-    """All fields of the tables, with units where there are some."""
+    """All fields accept their documented values, with units."""
     model = one_model(
         api_base="http://x", api_version="2024-10-21", base_model="gpt", api_key_env="MY_KEY", quality=10,
         price={"input": 1, "output": 2.5, "cache_read": "0.1", "cache_write": 0}, context_window=9, max_output=8,
@@ -186,25 +186,25 @@ SECTIONS = [
 
 @pytest.mark.parametrize(("sections", "words"), SECTIONS)
 def test_a_wrong_value_says_what_is_expected(sections: dict[str, Any], words: str) -> None:
-    """Each problem names its place, what was expected and, where something is near, that."""
+    """Each problem names its place, what was expected, and a close value if there is one."""
     assert words in refusal(**sections)
 
 
 def test_the_codes_of_fallback_on_are_those_of_the_error_tree() -> None:
-    """Of what a model's failure can be, no more and no less."""
+    """They are exactly the codes of errors that a model can cause."""
     kinds = (*ProviderError.__subclasses__(), OutputInvalidError, OutputTruncatedError, LocalModelError)
     assert set(get_args(ErrorCode)) == {kind.code for kind in kinds}
 
 
 def test_extra_refuses_what_this_package_sets() -> None:
-    """What we own cannot be passed behind our back, and the message says where it is set."""
+    """Fields that this package sets are refused, and the message names the right setting."""
     words = refusal(models={"a": {"model": "openai/x", "extra": dict.fromkeys(OWNED, 1)}})
     assert all(f"models.a.extra.{name}: is set by this package" in words for name in OWNED)
     assert {"stream", "max_tokens", "messages", "tools", "response_format", "think"} <= set(OWNED)
 
 
 def test_only_what_is_nearly_the_name_of_a_used_provider_is_taken_for_a_typo() -> None:
-    """A limit on a provider that nothing uses does no harm; pydantic's own error never comes out."""
+    """A limit on an unused provider is accepted; pydantic's own error is never raised."""
     config = LLMConfig(
         models={"a": {"model": "openai/x"}},
         tasks={"t": {"models": "azure/y"}},
@@ -217,7 +217,7 @@ def test_only_what_is_nearly_the_name_of_a_used_provider_is_taken_for_a_typo() -
 
 
 def test_variables_are_filled_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values, defaults, parts of a text, the escape; numbers where numbers belong."""
+    """References work as values, defaults, parts of a text and escapes, and as numbers in number fields."""
     monkeypatch.setenv("T_HOST", "example.test")
     monkeypatch.setenv("T_EIGHT", "8")
     monkeypatch.setenv("T_EMPTY", "")
@@ -234,7 +234,7 @@ def test_variables_are_filled_from_the_environment(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_unset_variable_makes_only_that_model_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its text stays as written, other kinds of fields keep their default, and the names are told."""
+    """Its text is unchanged, other fields keep their default, and the names are listed."""
     monkeypatch.setenv("T_EMPTY", "")
     model = one_model(
         model="openai/${T_NAME}", api_base="${T_BASE}", num_ctx="${T_CTX}", price={"input": "${T_PRICE}", "output": 2},
@@ -248,12 +248,12 @@ def test_an_unset_variable_makes_only_that_model_not_ready(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("text", ["${", "${}", "${1A}", "${A B}", "${A:-${B}}", "${A-x}"])
 def test_a_malformed_reference_is_a_problem(text: str) -> None:
-    """Half a reference is never passed on as text."""
+    """An incomplete reference is an error, not text."""
     assert "write $${ for a literal one" in refusal(tasks={"t": {"models": "a", "system": text}})
 
 
 def test_one_variable_overrides_every_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`TESTRONAUT_LLM_MODEL` is as good as naming the model in each call: `min_quality` does not hold."""
+    """`TESTRONAUT_LLM_MODEL` acts like `model=` in each call: `min_quality` is ignored."""
     tasks = {"t": {"models": ["a"], "min_quality": 9, "private": True}, "u": {"models": "a", "min_quality": 9}}
     monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "b")
     config = LLMConfig(models={"a": {"model": "x/y"}, "b": {"model": "x/z"}}, tasks=tasks)
@@ -288,7 +288,7 @@ SECRET = "sk-proj-Zq3v8Xn2Lw7Rt5Yb9Kd4"
     ],
 )
 def test_a_key_written_out_is_refused_with_the_line_to_write_and_is_not_shown(row: dict[str, Any], fix: str) -> None:
-    """Wherever it stands, the message says how to fix it and holds nothing of it."""
+    """In any place, the message gives the fix and does not hold the key."""
     words = refusal(models={"a": {"model": "openai/x", **row}})
     assert fix in words
     assert words.count("\n") == 0, "one problem, named once"
@@ -297,7 +297,7 @@ def test_a_key_written_out_is_refused_with_the_line_to_write_and_is_not_shown(ro
 
 
 def test_words_about_passwords_in_prose_are_no_key() -> None:
-    """A system text may explain an option; what can only be a key is refused there too."""
+    """A system text may mention passwords; text in the shape of a key is refused there, too."""
     prose = "Say what --password=changeme1234 and `Authorization: Bearer abc12345` do, and https://me:pass123@host."
     LLMConfig(tasks={"t": {"models": "openai/x", "system": prose}})  # type: ignore[dict-item]
     assert "looks like a key" in refusal(tasks={"t": {"models": "openai/x", "system": f"{prose} {SECRET}"}})
@@ -306,7 +306,7 @@ def test_words_about_passwords_in_prose_are_no_key() -> None:
 
 @pytest.mark.parametrize("spelling", ["$T_NAME", "os.environ/T_NAME"])
 def test_a_variable_in_another_spelling_gets_the_right_one(spelling: str) -> None:
-    """Shells write `$NAME` and LiteLLM's proxy `os.environ/NAME`: one error for each place, with what to write."""
+    """`$NAME` and `os.environ/NAME` are one error for each place, with the right spelling."""
     row = {"model": spelling, "num_ctx": spelling, "extra": {"user": spelling}, "api_key_env": spelling}
     words = refusal(models={"a": row}, tasks={"t": {"models": [spelling], "strategy": spelling}})
     places = dict.fromkeys(("extra.user", "model", "num_ctx"), "${T_NAME}") | {"api_key_env": "T_NAME"}
@@ -318,7 +318,7 @@ def test_a_variable_in_another_spelling_gets_the_right_one(spelling: str) -> Non
 
 
 def test_prose_and_stops_may_hold_a_dollar_sign() -> None:
-    """A prompt about shells is no reference."""
+    """A dollar sign in a prompt or stop is not a reference."""
     task = {"models": "a/b", "stop": ["$END"], "system": "$PROMPT"}
     config = LLMConfig(tasks={"t": task})  # type: ignore[dict-item]
     assert (config.tasks["t"].stop, config.tasks["t"].system) == (("$END",), "$PROMPT")
@@ -331,7 +331,7 @@ def test_a_key_in_a_task_or_a_wrong_place_is_refused_too() -> None:
 
 
 def test_repr_and_dumps_show_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What came from the environment into `extra`, a command, and a password in a URL stay hidden."""
+    """Values from the environment in `extra`, commands, and passwords in URLs are hidden."""
     monkeypatch.setenv("T_TOKEN", "canary-token")
     monkeypatch.setenv("T_URL", "https://user:canary-pass@host/v1?sig=canary-sig")
     row = {"api_base": "${T_URL}", "api_key_command": "print canary", "extra": {"a": [{"b": "Bearer ${T_TOKEN}"}]}}
@@ -346,7 +346,7 @@ def test_repr_and_dumps_show_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_threads_may_make_the_first_configuration_together() -> None:
-    """The shapes are finished on first use, whoever comes first: so in a process of its own."""
+    """A new process makes its first configurations in threads, since the models are built on first use."""
     code = """if True:
         from concurrent.futures import ThreadPoolExecutor
         from testronaut_llm.config.model_config import LLMConfig
@@ -357,7 +357,7 @@ def test_threads_may_make_the_first_configuration_together() -> None:
 
 
 def test_a_wrong_value_from_the_environment_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable may hold anything; the message names the place alone, also where it stands inside a list."""
+    """The message names the place only, also inside a list."""
     monkeypatch.setenv("T_Q", "USD 4242 canary")
     words = refusal(
         models={"a": {"model": "openai/x", "quality": "${T_Q}", "price": {"input": "${T_Q}", "output": 1}}},

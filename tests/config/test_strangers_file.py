@@ -1,4 +1,4 @@
-"""An `llm.yaml` that nobody has trusted: only what is on a list has an effect, and no attack reaches anybody."""
+"""In an untrusted `llm.yaml` only listed fields have an effect, and no attack works."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Writes the `llm.yaml` of a cloned repository, and goes into it; the user's keys are in the environment."""
+    """Writes the `llm.yaml` of a cloned repository and changes into it; the user's keys are in the environment."""
     for name in KEYS:
         monkeypatch.setenv(name, SECRET)
     monkeypatch.chdir(tmp_path)
@@ -62,7 +62,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultServer]:
-    """Stands for every host that the attacker has."""
+    """A server in place of every host of the attacker."""
     load_litellm()
     with FaultServer() as made:
         yield made
@@ -70,7 +70,7 @@ def server() -> Iterator[FaultServer]:
 
 @pytest.fixture
 def attacker(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    """Records what arrives at any host but loopback, which is reached through it as a proxy, over plain http."""
+    """Records plain http requests to all hosts but loopback, as their proxy."""
     endpoint = server.plan("attacker", good("Thank you."))
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.setenv(name, endpoint.url)
@@ -80,7 +80,7 @@ def attacker(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
 
 @pytest.mark.parametrize("value", ["mask", "refuse", "allow"])
 def test_a_strangers_file_cannot_let_secrets_out(write: Write, value: str) -> None:
-    """`allow` has no effect, in the file or in a task; the other two make it stricter."""
+    """`allow` has no effect, in the file or in a task; the other two settings are stricter and apply."""
     write({"m": {"model": "openai/gpt-4o"}}, {"secrets": value}, secrets=value)
     config = load_config()
     kept = None if value == "allow" else value
@@ -90,7 +90,7 @@ def test_a_strangers_file_cannot_let_secrets_out(write: Write, value: str) -> No
 
 
 def test_each_field_is_on_the_list_or_known_to_be_refused() -> None:
-    """A new field has no effect in a stranger's file until somebody puts it on a list."""
+    """A new field has no effect in an untrusted file until it is added to a list."""
     for section in SECTIONS:
         fields = {name for name, field in section.model_fields.items() if not field.exclude}
         allowed, refused = ALLOWED.get(section.__name__, frozenset()), set(REFUSED.get(section.__name__, ()))
@@ -100,7 +100,7 @@ def test_each_field_is_on_the_list_or_known_to_be_refused() -> None:
 
 @pytest.mark.parametrize("field", REFUSED["ModelConfig"])
 def test_a_row_that_says_more_than_it_may_is_not_ready(write: Write, field: str) -> None:
-    """The value is gone from the row, the reason says what trusting would change, and trusting changes it."""
+    """The value is removed, the reason says what trusting would change, and trusting changes it."""
     path = write({"m": {"model": "openai/x", field: REFUSED["ModelConfig"][field]}, "fine": {"model": "openai/x"}})
     config = load_config()
     row, found = config.models["m"], readiness(config.models["m"])
@@ -114,7 +114,7 @@ def test_a_row_that_says_more_than_it_may_is_not_ready(write: Write, field: str)
 
 
 def test_what_a_row_may_say_is_kept(write: Write) -> None:
-    """Names, judgements, prices, windows and limits are nobody's secret."""
+    """Names, judgements, prices, windows and limits apply without trust."""
     row = {
         "model": "ollama/qwen3:8b", "api_base": "http://127.0.0.1:9", "quality": 7, "price": {"input": 1, "output": 2},
         "context_window": 9, "max_output": 8, "num_ctx": 7, "reasoning": "off", "limits": {"rpm": 6},
@@ -138,7 +138,7 @@ def test_what_a_row_may_say_is_kept(write: Write) -> None:
     ],
 )  # fmt: skip
 def test_an_address_beyond_loopback_waits_for_trust(write: Write, url: str) -> None:
-    """Whatever the provider, and however the address is written."""
+    """This holds for every provider and every spelling of the address."""
     providers = ("openai", "anthropic", "azure", "ollama", "lm_studio", "gemini", "hosted_vllm")
     write({provider: {"model": f"{provider}/x", "api_base": url} for provider in providers})
     for row in load_config().models.values():
@@ -153,7 +153,7 @@ def test_an_address_beyond_loopback_waits_for_trust(write: Write, url: str) -> N
 def test_a_provider_without_a_host_of_its_own_waits_for_trust(
     write: Write, provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a row, on loopback, in a task, and where the environment says the host."""
+    """This holds in a row, on loopback, in a task, and if the environment sets the host."""
     monkeypatch.setenv(f"{provider.upper()}_API_BASE", "http://127.0.0.1:9")
     monkeypatch.setenv(f"{provider.upper()}_API_KEY", SECRET)
     write({"m": {"model": f"{provider}/x"}, "n": {"model": f"{provider}/x", "api_base": "http://127.0.0.1:9"}})
@@ -165,7 +165,7 @@ def test_a_provider_without_a_host_of_its_own_waits_for_trust(
 
 
 def test_sections_about_this_machine_have_no_effect(write: Write) -> None:
-    """The user's store keeps its size and the user's budget its scope; nothing is logged; the models are ready."""
+    """Until trusted, store size, budget scope and log file of the file are ignored; the models are ready."""
     path = write(
         {"m": {"model": "openai/gpt-4o-mini"}},
         log={"file": "${HOME}/x.jsonl"}, cache={"size_limit": 1, "ttl": 5}, budget={"per_day": 1, "scope": "mine"},
@@ -204,7 +204,7 @@ PLACES: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("place", PLACES)
 def test_nothing_is_filled_in(write: Write, place: str) -> None:
-    """No variable and no default, wherever it stands; each row that it concerns is not ready, and says so."""
+    """No variable or default is filled in; each row with one is not ready, and gives the reason."""
     row, task = PLACES[place]
     write({"m": row}, task)
     config = load_config()
@@ -218,14 +218,14 @@ def test_nothing_is_filled_in(write: Write, place: str) -> None:
 
 
 def test_a_reference_in_a_section_keeps_every_model_waiting(write: Write) -> None:
-    """A budget that nobody knows yet is no budget."""
+    """Until trusted, a budget or limit with a variable is unknown, so no model is ready."""
     for section in ({"budget": {"per_day": "${N}"}}, {"limits": {"openai": {"rpm": "${N}"}}}):
         write({"m": {"model": "openai/x"}}, **section)
         assert f"${{N}} in {next(iter(section))}" in readiness(load_config().models["m"]).missing
 
 
 def test_the_key_stays_here_where_a_stranger_chose_the_port(write: Write, server: FaultServer) -> None:
-    """A server on loopback is asked, without a key, until the file is trusted."""
+    """A server on loopback gets requests without a key until the file is trusted."""
     api = server.plan("port", good("Hello."))
     path = write(
         {"m": {"model": "anthropic/claude-haiku-4-5", "api_base": api.url, "price": {"input": 1, "output": 1}}}
@@ -241,7 +241,7 @@ def test_the_key_stays_here_where_a_stranger_chose_the_port(write: Write, server
 
 
 def test_no_key_leaves_by_another_door(write: Write) -> None:
-    """The gate is at the key itself, not only in readiness."""
+    """The check is where the key is read, not only in readiness."""
     write({"m": {"model": "azure/x", "api_base": "https://attacker.openai.azure.com"}, "o": {"model": "ollama/x:1b",
           "api_base": "http://10.0.0.1"}})  # fmt: skip
     config = load_config()
@@ -253,7 +253,7 @@ def test_no_key_leaves_by_another_door(write: Write) -> None:
 
 
 def azure(url: str) -> dict[str, Any]:
-    """A row of a host that anybody can rent."""
+    """A row for a host that anyone can rent."""
     return {"model": "azure/d", "api_base": url, "api_version": "v1", "price": {"input": 1, "output": 1}}
 
 
@@ -270,7 +270,7 @@ ATTACKS: Mapping[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_nothing_arrives_at_a_rented_host(write: Write, attacker: Endpoint, attack: str, tmp_path: Path) -> None:
-    """Calls, streams, embeddings, `check` and warming up send nothing; trusted, the same file works as it was meant."""
+    """Calls, streams, embeddings, `check` and warm-up send nothing; once trusted, the same file works fully."""
     (tmp_path / "token").write_text(SECRET)
     (tmp_path / "token").chmod(0o600)
     path = write({"m": ATTACKS[attack]})
@@ -293,7 +293,7 @@ def test_nothing_arrives_at_a_rented_host(write: Write, attacker: Endpoint, atta
 
 
 def test_a_strangers_model_is_not_pulled(write: Write, ollama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's own Ollama is not told to fetch it from another registry, nor with a secret in its name."""
+    """The user's Ollama gets no request to pull it from another registry, nor with a secret in its name."""
     monkeypatch.setenv("OLLAMA_HOST", ollama.url)
     ollama.has = False
     name = "other.host/ns/${ANY_SECRET}"
@@ -315,7 +315,7 @@ def test_a_strangers_model_is_not_pulled(write: Write, ollama: Any, monkeypatch:
 
 
 def test_an_ollama_row_goes_to_the_users_own_server(write: Write, ollama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment is the user's: where it says that Ollama is, a stranger's row may be answered."""
+    """The server that the user's environment names may answer an untrusted row."""
     monkeypatch.setenv("OLLAMA_HOST", ollama.url)
     write({"m": {"model": "ollama/small:1b", "num_ctx": 8192}})
     with LLMManager() as llm:
@@ -326,7 +326,7 @@ def test_an_ollama_row_goes_to_the_users_own_server(write: Write, ollama: Any, m
 
 
 def test_check_says_what_trusting_would_change(write: Write, attacker: Endpoint) -> None:
-    """For each row, for the sections, and in JSON."""
+    """The changes are listed for each row, for the sections, and in JSON."""
     write(
         {"a": {**azure(RENTED), "api_key_env": "ANY_SECRET"}, "b": {"model": "openai/x"}},
         {"models": ["a", "b", "azure/direct"]}, cache={"size_limit": 1},
@@ -344,7 +344,7 @@ def test_check_says_what_trusting_would_change(write: Write, attacker: Endpoint)
 
 
 def test_trust_means_the_file_in_use(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The messages name the command alone, and the file may be some folders above."""
+    """`trust` without a path trusts the file in use, which may be in a parent folder."""
     write({"m": {"model": "openai/x"}})
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
@@ -354,7 +354,7 @@ def test_trust_means_the_file_in_use(write: Write, tmp_path: Path, monkeypatch: 
 
 
 def test_a_row_stays_a_strangers_in_another_configuration(write: Write) -> None:
-    """Taken out of its file, as `models verify` does, it is no more trusted than before."""
+    """A row that is copied out of its file, as by `models verify`, is still untrusted."""
     write({"m": {"model": "ollama/x:1b", "auto_pull": True}})
     row = load_config().models["m"]
     other = LLMConfig(models={"m": row}, tasks={"t": {"models": ["m"]}})
@@ -362,7 +362,7 @@ def test_a_row_stays_a_strangers_in_another_configuration(write: Write) -> None:
 
 
 def test_a_file_does_not_trust_itself(write: Write) -> None:
-    """What this package notes on a row is no key of the file."""
+    """The package's own marks on a row are not accepted as keys of the file."""
     for field in ("trusted", "withheld", "unset", "alias"):
         write({"m": {"model": "openai/x", field: True}})
         with pytest.raises(LLMError, match=rf"models\.m\.{field}: unknown key"):
@@ -374,7 +374,7 @@ def test_a_file_does_not_trust_itself(write: Write) -> None:
 
 
 def test_a_file_of_any_shape_is_an_error_of_ours(write: Write) -> None:
-    """A reference where a section belongs is told as the wrong shape that it is."""
+    """A reference in place of a section is reported as a wrong type."""
     for text in (
         "tasks: {t: ['${A}']}", "tasks: ['${A}']", "tasks: '${A}'", "models: {m: '${A}'}\ntasks: {}", "- ${A}",
         "models: ['${A}']\ntasks: {}", "tasks: {t: {models: a/b}}\n'${A}': 1", "budget: ['${A}']", "log: '${A}'",
@@ -386,7 +386,7 @@ def test_a_file_of_any_shape_is_an_error_of_ours(write: Write) -> None:
 
 
 def test_a_large_file_of_a_stranger_is_read_in_steps_that_grow_with_it(write: Write) -> None:
-    """Thousands of rows and references: what each row says of them stays short."""
+    """In a file with hundreds of rows and references, the reason of each row is short."""
     rows = {f"m{n}": {"model": "openai/x", "digest": "abcdef"} for n in range(800)}
     tasks = {f"t{n}": {"models": "m1", "system": "${A}"} for n in range(400)}
     write({}).write_text(json.dumps({"models": rows, "tasks": tasks}))
@@ -396,7 +396,7 @@ def test_a_large_file_of_a_stranger_is_read_in_steps_that_grow_with_it(write: Wr
 
 
 def test_trust_belongs_to_one_path_and_one_text(write: Write, tmp_path: Path) -> None:
-    """An edit ends it, the same text elsewhere is another file, a link is the file; the record is private."""
+    """An edit or another path is untrusted, a link is the file itself; the record is private."""
     path = write({"m": {"model": "openai/x"}})
     text = path.read_text()
     assert not is_trusted(path, text)
@@ -416,7 +416,7 @@ def test_trust_belongs_to_one_path_and_one_text(write: Write, tmp_path: Path) ->
 
 
 def test_what_cannot_be_read_or_recorded_is_a_config_error(write: Write, tmp_path: Path) -> None:
-    """A missing file, bytes that are no text, a folder that cannot be made."""
+    """A missing file, bytes that are not text, and a folder that cannot be made are ConfigErrors."""
     path = write({"m": {"model": "openai/x"}})
     with pytest.raises(LLMError, match=r"cannot read .*missing\.yaml"):
         trust(tmp_path / "missing.yaml")

@@ -1,4 +1,4 @@
-"""YAML with the line of each value, what is refused, and replacing one value and nothing else."""
+"""YAML with the line of each value, refused constructs, and edits of one value only."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ i: [{j: 1}, [2]]
 
 
 def test_every_value_has_its_line() -> None:
-    """The line is that of the key, or of the list item; of a missing place, that of the nearest one around it."""
+    """The line is that of the key or list item; for a missing place, that of the nearest parent."""
     document = read_yaml("a: 1\nb:\n  c: [x,\n    y]\n  d:\n    - 1\n    - 2\n")
     wanted = {("a",): 1, ("b",): 2, ("b", "c"): 3, ("b", "c", 1): 4, ("b", "d", 1): 7, ("b", "missing", "deeper"): 2}
     assert {where: document.line_of(where) for where in wanted} == wanted
@@ -77,7 +77,7 @@ def test_every_value_has_its_line() -> None:
     ],
 )
 def test_what_has_no_place_in_a_configuration_is_refused_with_its_line(text: str, line: int | None, words: str) -> None:
-    """Bombs (of repeated keys, too), tags, strange keys and broken text each end in one clear error."""
+    """Bombs (of repeated keys, too), tags, strange keys and broken text are each one clear error."""
     with pytest.raises(ConfigError, match=words) as caught:
         read_yaml(text, Path("llm.yaml"))
     assert (caught.value.file, caught.value.line) == ("llm.yaml", line)
@@ -85,7 +85,7 @@ def test_what_has_no_place_in_a_configuration_is_refused_with_its_line(text: str
 
 
 def test_a_key_given_twice_leaves_the_text_readable() -> None:
-    """It is one problem among others, and the first value stands."""
+    """It is one problem among others, and the first value is used."""
     document = read_yaml("a: 1\nb: {c: 1, c: [2]}\n")
     assert [(one.where, one.line, one.message) for one in document.problems] == [
         (("b", "c"), 2, "is given twice; the first is on line 2")
@@ -120,7 +120,7 @@ budget:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A configuration file with comments in every corner."""
+    """A configuration file with comments in many places."""
     file = tmp_path / "llm.yaml"
     file.write_text(TEXT, "utf-8")
     return file
@@ -146,7 +146,7 @@ def path(tmp_path: Path) -> Path:
 def test_one_value_changes_and_not_one_character_around_it(
     path: Path, key: str, value: str, old: str, new: str, newline: str
 ) -> None:
-    """Comments, order, quotes, alignment and line ends stay."""
+    """Comments, order, quotes, alignment and line ends are unchanged."""
     assert TEXT.count(old) == 1
     path.write_bytes(TEXT.replace("\n", newline).encode())
     config = set_value(path, key, value)
@@ -155,7 +155,7 @@ def test_one_value_changes_and_not_one_character_around_it(
 
 
 def test_the_packaged_file_can_be_edited() -> None:
-    """A value that is set to what it is leaves the text as it is."""
+    """Setting a value to its current value leaves the text unchanged."""
     text = PACKAGED.read_text("utf-8")
     assert edited(text, "models.luna.quality", "7", PACKAGED) == text
     new = edited(text, "tasks.cli_analysis.models", "[qwen]", PACKAGED)
@@ -183,7 +183,7 @@ def test_the_packaged_file_can_be_edited() -> None:
     ],
 )
 def test_a_refused_edit_leaves_the_file_untouched(path: Path, key: str, value: str, words: str) -> None:
-    """The whole result is checked before anything is written; a block of lines is left to a person."""
+    """The result is checked before it is written; a block of lines cannot be replaced."""
     before = path.stat()
     with pytest.raises(ConfigError, match=words):
         set_value(path, key, value)
@@ -193,7 +193,7 @@ def test_a_refused_edit_leaves_the_file_untouched(path: Path, key: str, value: s
 
 
 def test_what_others_refer_to_is_left_to_a_person() -> None:
-    """A value with an anchor, one that an alias stands for, and one that came with a merge."""
+    """Values with an anchor, an alias or a merge cannot be replaced."""
     text = "models: {a: {model: x/y}}\ntasks:\n  t: &t {models: &m [a]}\n  u: {models: *m}\n  v: *t\n  w: {<<: *t}\n"
     for key in ("tasks.t.models", "tasks.u.models", "tasks.v", "tasks.w.models"):
         with pytest.raises(ConfigError, match="edit the file by hand"):
@@ -201,14 +201,14 @@ def test_what_others_refer_to_is_left_to_a_person() -> None:
 
 
 def test_a_broken_value_can_be_fixed(path: Path) -> None:
-    """Only the result has to be valid."""
+    """Only the result must be valid."""
     path.write_text(TEXT.replace("quality: 7", "quality: 77"))
     set_value(path, "models.luna.quality", "7")
     assert path.read_text() == TEXT
 
 
 def test_link_mode_and_trust_stay(path: Path, tmp_path: Path) -> None:
-    """Dotfile managers link configuration files; a file that was not trusted does not become so."""
+    """An edit keeps the link and the mode; a trusted file stays trusted, an untrusted one untrusted."""
     path.chmod(0o640)
     link = tmp_path / "sub" / "link.yaml"
     link.parent.mkdir()
@@ -223,7 +223,7 @@ def test_link_mode_and_trust_stay(path: Path, tmp_path: Path) -> None:
 
 
 def test_an_edit_by_someone_else_is_not_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What changed between reading and writing wins."""
+    """If the file changed between reading and writing, it is not written."""
     real = config_source.parse_config
 
     def slow(*args: Any) -> Any:
@@ -247,7 +247,7 @@ _DATA = st.recursive(
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(_NAMES, _DATA, min_size=1, max_size=4), st.data(), st.booleans())
 def test_any_value_is_replaced_or_the_edit_is_refused(data: dict[str, Any], draw: st.DataObject, flow: bool) -> None:
-    """The result reads as the old data with that one change, in any style; every old comment line is still there."""
+    """The new text differs in that value only, in any style; every old comment line is kept."""
     text = "# head\n" + yaml.safe_dump(data, allow_unicode=True, default_flow_style=flow, sort_keys=False) + "# tail\n"
     name = draw.draw(st.sampled_from(sorted(data)))
     value = draw.draw(_DATA)

@@ -1,4 +1,4 @@
-"""A gateway that is kept for the tests of a module."""
+"""A gateway that is shared by the tests of a module."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ WORDS = {
 
 @pytest.mark.parametrize("word", WORDS)
 def test_finish_words_are_put_into_openais(word: str) -> None:
-    """One word stands for one meaning; an unknown one stays as it is."""
+    """Each known word becomes OpenAI's; an unknown one is unchanged."""
     assert in_openai_words(word) == WORDS[word]
     assert failure_of(word) is None
 
@@ -86,7 +86,7 @@ def test_an_error_inside_a_success_is_seen(case: str) -> None:
 
 @pytest.mark.parametrize("document", [{"error": None}, {"error": ""}, {"type": "message"}, [], [1], "text", 1, None])
 def test_other_documents_are_no_errors(document: object) -> None:
-    """A null error, and a document that is no object, are not errors."""
+    """A null error, and a document that is not an object, are not errors."""
     assert examine(json.dumps(document)).error is None
 
 
@@ -102,7 +102,7 @@ def test_other_documents_are_no_errors(document: object) -> None:
     ],
 )
 def test_a_body_without_parts_is_unchanged(body: bytes) -> None:
-    """Only a content that is a list of parts is rewritten."""
+    """Only content that is a list of parts is rewritten."""
     assert readable(body) == body
 
 
@@ -187,7 +187,7 @@ HUGE = (-1, 2**63, 401, 20.0, float("nan"), float("inf"), "20", True, [20], {"n"
 
 @pytest.mark.parametrize("names", [("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")])
 def test_an_impossible_count_is_estimated_alone(names: tuple[str, str]) -> None:
-    """A count that cannot be is estimated and named; the other one stays as reported."""
+    """An impossible count is estimated and named; the other one is as reported."""
     prompt, answer = names
     for wrong in HUGE:
         assert _proven({prompt: 30, answer: wrong}) == ((30, 22, 0, 0), True, "completion_tokens"), wrong
@@ -232,13 +232,13 @@ OTHERS: dict[str, tuple[dict[str, Any], tuple[int, ...], bool]] = {
 
 @pytest.mark.parametrize("case", OTHERS)
 def test_missing_counts_are_estimated(case: str) -> None:
-    """Missing counts are marked as estimated; reasoning is added where the numbers show that it is apart."""
+    """Missing counts are marked as estimated; reasoning is added if the numbers show that it is separate."""
     usage, used, estimated = OTHERS[case]
     assert _proven(usage)[:2] == (used, estimated)
 
 
 def test_an_answer_without_text_may_have_no_tokens() -> None:
-    """A refusal before the first token costs its prompt."""
+    """A refusal before the first token costs only its prompt."""
     assert _proven({"prompt_tokens": 30, "completion_tokens": 0}, text=False) == ((30, 0, 0, 0), False, "")
 
 

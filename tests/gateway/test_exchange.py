@@ -1,4 +1,4 @@
-"""Our HTTP clients: one request an attempt, bounded bodies, retired connections, no key kept."""
+"""Our HTTP clients: one request an attempt, limited bodies, closed old connections, no key kept."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_a_second_request_of_one_attempt_is_refused(server: FaultServer) -
 
 
 async def test_nothing_is_sent_between_attempts(server: FaultServer) -> None:
-    """What LiteLLM leaves running after an attempt cannot send."""
+    """Tasks that LiteLLM leaves running after an attempt cannot send."""
     api, connection = server.plan("a", faults.good()), Connection("http://a")
     connection.begin(Exchange())
     connection.end()
@@ -151,7 +151,7 @@ async def test_a_packed_stream_does_not_hold_up_the_event_loop(server: FaultServ
 
 
 async def test_clients_are_used_again_and_retired(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client serves the next attempt at its endpoint; those that are too many or idle are closed."""
+    """A client serves the next attempt at its endpoint; surplus and idle ones are closed."""
     monkeypatch.setattr(clients_module, "_MOST_IDLE", 2)
     clients, used = Clients(), []
     for url in ("http://a", "http://b", "http://c", "http://c"):
@@ -173,7 +173,7 @@ async def test_clients_are_used_again_and_retired(monkeypatch: pytest.MonkeyPatc
 
 
 def test_another_event_loop_has_clients_of_its_own() -> None:
-    """A connection belongs to one event loop."""
+    """A connection is used in one event loop only."""
     clients, used = Clients(), []
 
     async def use() -> None:
@@ -186,7 +186,7 @@ def test_another_event_loop_has_clients_of_its_own() -> None:
 
 
 def _parts(thing: object, depth: int = 3) -> object:
-    """The attributes of an object, and theirs."""
+    """Returns the attributes of an object, and theirs."""
     inner = thing if isinstance(thing, dict) else getattr(thing, "__dict__", None)
     if inner is None or not depth:
         return thing

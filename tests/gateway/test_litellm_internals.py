@@ -1,7 +1,7 @@
-"""What the gateway uses of LiteLLM and the SDKs beyond their documents.
+"""The undocumented parts of LiteLLM and the SDKs that the gateway uses.
 
-When a test here fails, its reason is gone, and so can the code be. `gateway/clients.py` is the one module that may know
-of them; `_NoRetries` stands with the arguments.
+If a test here fails, the code that it explains may be removed. Only `gateway/clients.py` may depend on these facts;
+`_NoRetries` is with the arguments.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ async def test_a_handler_takes_our_http_client(api: Make, wire: str, stream: boo
 
 
 async def _embedded(api: Api, client: Any, wire: str = "openai", **changed: Any) -> int:
-    """Number of requests of one embedding of LiteLLM's."""
+    """Returns the number of requests of one embedding of LiteLLM's."""
     asked = Request(target=target(wire, api.url), texts=("one",), timeout=5.0)
     with contextlib.suppress(Exception):
         await load_litellm().aembedding(**{**arguments(asked), **changed}, client=client)

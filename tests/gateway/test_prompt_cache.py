@@ -25,7 +25,7 @@ MARKED = [{"type": "text", "text": SYSTEM, "cache_control": {"type": "ephemeral"
     ],
 )
 def test_the_system_text_is_marked(api: Callable[..., Api], wire: str, task: dict[str, Any], sent: Any) -> None:
-    """The last stable part has one mark where the wire needs it; a question has none."""
+    """The last stable part has one mark if the wire needs it; a question has none."""
     a = api("a", faults.good())
     with manager({"a": model(wire, a)}, **task) as llm:
         llm.complete("t", "What is ls?")

@@ -65,7 +65,7 @@ JUDGED: list[tuple[int | None, Any, type[errors.LLMError]]] = [
     (429, {"message": "maximum context length exceeded for this minute"}, errors.RateLimitError),
     (404, {"message": "prompt is too long"}, errors.ModelNotFoundError),
     (500, {"code": 400, "message": "x"}, errors.ServerError),
-    # The body's own code says more than the status, wherever in the body it stands.
+    # The body's own code is more exact than the status, at any place in the body.
     (403, {"code": "model_not_found"}, errors.PermissionDeniedError),
     (400, {"code": "model_not_found"}, errors.ModelNotFoundError),
     (429, {"code": "insufficient_quota"}, errors.QuotaExceededError),
@@ -140,7 +140,7 @@ def test_a_number_inside_a_200_is_judged_as_that_status(status: int) -> None:
 
 @pytest.mark.parametrize("code", [True, None, 0, 20012, 999, 399, "4000", "x", [402], {"a": 402}, 402.5])
 def test_other_codes_are_not_read_as_a_status(code: object) -> None:
-    """A bool, and a code of the server's own, are no status."""
+    """A bool, and a server's own code, are not a status."""
     complaint = complaint_of(json.dumps({"error": {"message": "x", "code": code}}))
     assert (complaint.status, kind_of(200, complaint)) == (0, errors.ServerError)
 
@@ -218,7 +218,7 @@ def test_words_are_found_and_short(text: str) -> None:
 
 
 def test_a_deep_body_is_no_crash() -> None:
-    """A body that is nested too deep raises no RecursionError."""
+    """A deeply nested body raises no RecursionError."""
     assert complaint_of('{"error":' * 50_000).codes == ()
     inner: dict[str, Any] = {"message": "deep"}
     for _ in range(sys.getrecursionlimit()):
@@ -245,7 +245,7 @@ NOW = 1_445_412_470.0  # Wed, 21 Oct 2015 07:27:50 GMT
     ],
 )
 def test_each_form_of_waiting_is_seconds(headers: dict[str, str], seconds: float | None) -> None:
-    """retry-after-ms wins over retry-after; seconds and dates are read, and nonsense asks for no wait."""
+    """retry-after-ms wins over retry-after; seconds and dates are read, and invalid values are ignored."""
     assert retry_after(headers, NOW) == seconds
 
 

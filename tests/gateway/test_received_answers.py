@@ -1,4 +1,4 @@
-"""An answer is what the provider sent: its finish word, its text in any form, without its reasoning."""
+"""An answer is what the provider sent: its finish word, and its text in any form, without its reasoning."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_the_finish_word_that_came_decides(server: FaultServer, attempt: Attempt
         assert type(reply.error) is kind
         assert word in str(reply.error)
         assert (reply.text, reply.finish_reason) == ("Half an ans", in_openai_words(word))
-        assert reply.usage is not None or mode == "stream"  # which LiteLLM leaves at such a word
+        assert reply.usage is not None or mode == "stream"  # LiteLLM drops it for such a word
 
 
 @each_mode
 @each_wire
 def test_an_unknown_finish_word_is_kept(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
-    """The reply has the word as it came."""
+    """The reply has the received word."""
     api = server.plan("a", faults.good("An answer.", finish="tired"))
     _, reply = attempt(request(target(wire, api.url)), mode)
     assert (reply.error, reply.text, reply.finish_reason) == (None, "An answer.", "tired")
@@ -81,7 +81,7 @@ IN_THE_CHOICE: list[tuple[Any, type[errors.LLMError]]] = [
 @each_mode
 @pytest.mark.parametrize("wire", ["openai", "openrouter"])
 def test_an_error_in_the_choice_is_a_failure(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
-    """A choice that holds an error is judged by it, whatever its finish word."""
+    """A choice that holds an error is judged by the error, with any finish word."""
     for error, kind in IN_THE_CHOICE:
         api = server.plan("a", _body(mode, _choice("message", error=error), [_choice("delta", error=error)]))
         to = target("openai", api.url, model=OPENAI_LIKE[wire])
@@ -101,7 +101,7 @@ PARTS: list[list[Any]] = [
 @each_mode
 @pytest.mark.parametrize("wire", OPENAI_LIKE)
 def test_a_content_of_parts_is_one_text(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
-    """The texts of a list of parts are joined, with usage and model as they came."""
+    """The texts of a list of parts are joined; usage and model are as received."""
     for parts in PARTS:
         usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
         whole = _choice("message", message={"role": "assistant", "content": parts}) | {"usage": usage}
@@ -116,7 +116,7 @@ def test_a_content_of_parts_is_one_text(server: FaultServer, attempt: Attempts, 
 
 
 def _unescaped(good: Good) -> Reply:
-    """Answers without JSON escapes, which JSON does not need."""
+    """Returns answers without JSON escapes, which JSON does not need."""
 
     def reply(exchange: Exchange) -> None:
         kind, pieces = answer(exchange.request.wire, exchange.request.path, exchange.request.body, good)
@@ -160,7 +160,7 @@ REASONED = {
 @each_mode
 @each_wire
 def test_the_reasoning_is_no_part_of_the_text(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
-    """Reasoning that a template left in front of the answer is cut off, and kept as reasoning."""
+    """Reasoning that a template puts before the answer is removed from the text, and kept as reasoning."""
     for case, raw in REASONED.items():
         api = server.plan("a", faults.good(raw, pieces=7))
         pieces, reply = attempt(request(target(wire, api.url)), mode)
@@ -173,7 +173,7 @@ def test_the_reasoning_is_no_part_of_the_text(server: FaultServer, attempt: Atte
 @each_mode
 @each_wire
 def test_reasoning_without_an_answer_is_no_answer(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
-    """A model that only reasoned has not answered."""
+    """A reply with reasoning only is an error."""
     api = server.plan("a", faults.good("hmm\n</think>\n\n"))
     _, reply = attempt(request(target(wire, api.url)), mode)
     assert isinstance(reply.error, errors.BadResponseError)
@@ -182,7 +182,7 @@ def test_reasoning_without_an_answer_is_no_answer(server: FaultServer, attempt: 
 
 @each_mode
 def test_a_tag_that_the_prompt_speaks_of_is_text(server: FaultServer, attempt: Attempts, mode: str) -> None:
-    """An answer about `</think>` stays whole."""
+    """An answer about `</think>` is unchanged."""
     text = "The tag </think> ends the reasoning."
     api = server.plan("a", faults.good(text))
     asked = request(target("ollama", api.url), messages=(Message(role="user", content="What is </think>?"),))
@@ -192,7 +192,7 @@ def test_a_tag_that_the_prompt_speaks_of_is_text(server: FaultServer, attempt: A
 @each_mode
 @each_wire
 def test_text_is_valid_unicode(server: FaultServer, attempt: Attempts, wire: str, mode: str) -> None:
-    """A lone half of a character is escaped; two halves in two pieces are one character."""
+    """A lone surrogate is escaped; two halves in two pieces are one character."""
     text = "a\ud83d\ude00b\ud83dc\ude00"
     api = server.plan("a", faults.good(text, pieces=len(text)))
     pieces, reply = attempt(request(target(wire, api.url)), mode)

@@ -27,7 +27,7 @@ WANTS_A_PASSWORD = b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-lengt
 
 @contextmanager
 def _server(words: bytes | None) -> Iterator[str]:
-    """A server that sends the same words to each connection, or nothing; yields its address."""
+    """Yields the address of a server that sends the same text to each connection, or nothing."""
     over = threading.Event()
 
     def serve(listener: socket.socket) -> None:
@@ -129,7 +129,7 @@ async def test_a_request_that_was_not_sent_costs_nothing(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("broken", ["reset", "closed"])
 async def test_a_request_without_an_answer_costs_its_worst_case(api: Make, mode: str, broken: str) -> None:
-    """The bill of a torn connection is unknown."""
+    """The cost of a broken connection is unknown."""
 
     def drop(exchange: Exchange) -> None:
         (exchange.reset if broken == "reset" else exchange.close)()
@@ -140,7 +140,7 @@ async def test_a_request_without_an_answer_costs_its_worst_case(api: Make, mode:
 
 
 async def test_calls_that_were_not_sent_leave_a_budget_whole(api: Make) -> None:
-    """After any number of refused connections, the next call still fits."""
+    """Refused connections use no budget: after any number of them, the next call fits."""
 
     def made(url: Any) -> LLMManager:
         return manager({"a": model("openai", url)}, max_tokens=100, retries=0, budget={"total": "0.0006"})

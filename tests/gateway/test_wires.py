@@ -62,7 +62,7 @@ async def llm(
     cassette: Cassette,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
-    """Ask the wire. What was recorded sync is replayed async too, so only the sync half records."""
+    """Yields a manager of the wire. Replays of sync recordings serve async, too, so only the sync half records."""
     if wire_servers.recording and asynchronous:
         pytest.skip("recorded by the sync test")
     mode = request.node.originalname.removeprefix("test_")
@@ -156,7 +156,7 @@ async def _failure(llm: LLMManager, asynchronous: bool, prompt: str) -> LLMError
 @both
 @pytest.mark.parametrize("wire", cases("too_long"), indirect=True)
 async def test_too_long(llm: LLMManager, asynchronous: bool) -> None:
-    """A prompt that does not fit is a ContextWindowError, whatever the server calls it."""
+    """A prompt that does not fit is a ContextWindowError, with any wording of the server."""
     assert isinstance(await _failure(llm, asynchronous, LONG), ContextWindowError)
 
 
@@ -177,7 +177,7 @@ async def test_missing_model(llm: LLMManager, asynchronous: bool) -> None:
 
 
 def test_every_mode_has_a_recording_or_a_reason() -> None:
-    """Each mode of the embedded server has a recording, or a reason why there is none."""
+    """Each mode of the embedded server has a recording, or a reason for having none."""
     proved = {mode: {case.values[0].name for case in cases(mode)} for mode in MODES}
     for wire in WIRES:
         if wire.embedded:

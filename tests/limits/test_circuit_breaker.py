@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("provider_keys")
 
 
 class Clock:
-    """A clock that stands still until it is moved, in seconds."""
+    """A clock that advances only when a test moves it, in seconds."""
 
     def __init__(self, llm: LLMManager) -> None:
         self.now = 1000.0
@@ -73,7 +73,7 @@ async def test_cooldown_probe_and_recovery(api: Make, mode: str) -> None:
     ],
 )
 def test_what_counts_as_a_failure(api: Make, reply: Callable[..., None] | str, counts: bool) -> None:
-    """Failures that may pass count; a server that refuses the request, or answers nonsense, is not down."""
+    """Temporary failures count; a server that refuses the request, or answers invalid text, is not down."""
     a = "http://127.0.0.1:9" if isinstance(reply, str) else api("a", reply)
     timeout = 0.1 if reply is faults.silent else 30
     with manager({"a": model("openai", a)}, retries=0, timeout=timeout) as llm:

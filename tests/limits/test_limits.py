@@ -1,4 +1,4 @@
-"""`limits` in real calls, from threads and tasks: the server never sees more than they allow."""
+"""`limits` in real calls, from threads and tasks: the server never gets more requests than they allow."""
 
 from __future__ import annotations
 

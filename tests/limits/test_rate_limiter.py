@@ -1,4 +1,4 @@
-"""The rate limiter on a clock that is moved by hand."""
+"""The rate limiter on a clock that tests move."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_no_limit_is_exceeded_and_every_call_gets_its_turn(jobs: list[Job]) -> N
 
 
 def _counts(job: Job, now: float) -> int:
-    """Tokens that a job counts for: those it used once it has ended, either number in the moment of its end."""
+    """Returns the tokens that a job counts for: the used ones after its end, either number at its end."""
     return min(job.tokens, 50) if job.left > now else job.uses if job.left < now else min(job.tokens, job.uses, 50)
 
 
@@ -104,7 +104,7 @@ def test_tokens_are_reserved_by_estimate_and_corrected_by_usage() -> None:
 
 
 def test_a_correction_shortens_the_wait_of_the_first_in_line() -> None:
-    """It is woken to look again, even if its turn has not come."""
+    """The first in line is woken to check again, even if its turn has not come."""
     still = Still(TPM)
     still.asked(tokens=30)
     still.now += 30
@@ -137,7 +137,7 @@ def test_only_known_usage_changes_what_is_reserved(given_back: dict[str, object]
 
 
 def test_a_request_larger_than_the_limit_counts_as_the_limit() -> None:
-    """It waits for an empty minute, and holds others back for one minute."""
+    """It waits for an empty minute, and delays others for one minute."""
     still = Still(TPM)
     still.asked(tokens=1)
     large, next_one = still.ticket(5000), still.ticket(50)
@@ -191,7 +191,7 @@ def test_a_new_limit_holds_for_the_next_request() -> None:
 
 @pytest.mark.parametrize("error", [RateLimitError("slow", retry_after=20.0), OverloadedError("busy", retry_after=20.0)])
 def test_a_pause_that_the_provider_asks_for_holds_back_later_calls(error: LLMError) -> None:
-    """A retry-after, or headers that say nothing is left, hold back later calls of the same model only."""
+    """A retry-after, or headers that report nothing left, delay later calls of the same model only."""
     still = Still()
     still.asked(error)
     later = still.ticket()
@@ -202,7 +202,7 @@ def test_a_pause_that_the_provider_asks_for_holds_back_later_calls(error: LLMErr
     still.now += 20
     assert later.turn()
     later.leave()
-    still.asked(QuotaExceededError("no credit", retry_after=50.0))  # does not pass by itself
+    still.asked(QuotaExceededError("no credit", retry_after=50.0))  # waiting does not help
     still.asked(RateLimitError("slow", retry_after=86400.0))
     still.now += LONGEST_PAUSE
     still.asked(headers={"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m30s"})  # a good answer
@@ -235,7 +235,7 @@ def test_failures_in_a_row_start_a_cooldown_and_an_answer_ends_it() -> None:
 
 
 def test_each_failed_probe_doubles_the_cooldown() -> None:
-    """A cooldown grows up to a minute, or to what the provider asks; calls that waited for it end in vain."""
+    """A cooldown grows up to a minute, or to the provider's wait; calls that waited for it fail."""
     still = Still()
     older = [still.turn() for _ in range(3)]
     _fail(still)
@@ -313,7 +313,7 @@ def anthropic(kind: str, remaining: str, reset: str, limit: str) -> dict[str, st
         (openai("tokens", "1000", "30s"), 0.0),
         (openai("tokens", "0", "30s", "60000"), 30.0),
         (openai("tokens", "100", "30s"), 30.0),
-        (openai("tokens", "500", "60s", "60500"), 0.5),  # it fills up evenly, and 500 are wanting
+        (openai("tokens", "500", "60s", "60500"), 0.5),  # it fills up evenly, and 500 are missing
         (openai("tokens", "10", "30s", "20"), 30.0),  # never enough: wait for all there is
         ({**openai("requests", "0", "3s"), **openai("tokens", "0", "5s")}, 5.0),
         (anthropic("requests", "0", "2026-09-21T14:13:30Z", "50"), 10.0),
@@ -329,5 +329,5 @@ def anthropic(kind: str, remaining: str, reset: str, limit: str) -> dict[str, st
     ],
 )
 def test_headers_are_read_as_a_pause(headers: dict[str, str], pause: float) -> None:
-    """The pause of a request of 1,000 tokens, by the headers of the last answer; unreadable ones ask for none."""
+    """The pause of a request of 1,000 tokens follows the last headers; invalid ones ask for none."""
     assert pause_of(headers, 1000, NOW) == pytest.approx(pause, abs=1e-3)

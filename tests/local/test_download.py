@@ -1,4 +1,4 @@
-"""Downloads over HTTP from a server on this machine that misbehaves in every way that real ones do."""
+"""Downloads over HTTP from a local server with the failures of real ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Behaviour = Callable[[Request, "Site"], Response]
 
 
 class Site:
-    """A web server with one file; `script` says how the next requests are answered, then it behaves well."""
+    """A web server with one file; `script` sets the next replies, and then it answers correctly."""
 
     def __init__(self, server: HTTPServer, data: bytes) -> None:
         self.data, self.tag, self.address = data, '"v1"', server.url_for("").rstrip("/")
@@ -73,7 +73,7 @@ def status(code: int, **headers: str) -> Behaviour:
 
 @pytest.fixture
 def site(httpserver: HTTPServer, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """A site with the tiny model, where nobody sleeps between tries."""
+    """A site with the tiny model; waits between tries take no time."""
     monkeypatch.setattr(download.time, "sleep", lambda _: None)
     return Site(httpserver, tiny_gguf.read_bytes())
 
@@ -87,14 +87,14 @@ def elsewhere() -> Iterator[HTTPServer]:
 
 @pytest.fixture
 def hub(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """The site as the model hub."""
+    """The site in place of the model hub."""
     monkeypatch.setenv("HF_ENDPOINT", f"{site.address}/")
     monkeypatch.setenv("HF_TOKEN", "hf_sentinel")
     return site
 
 
 def test_a_dropped_connection_continues_where_it_was(empty: ModelStore, site: Site) -> None:
-    """The second request asks for the missing half only, and only if the file is still the same."""
+    """The second request asks for the missing half only, and only if the file is the same."""
     site.script = [cut_at_half]
     seen: list[Progress] = []
     fetch(site.url, store=empty, progress=seen.append)
@@ -106,7 +106,7 @@ def test_a_dropped_connection_continues_where_it_was(empty: ModelStore, site: Si
 
 
 def test_a_file_that_changed_meanwhile_is_fetched_anew(empty: ModelStore, site: Site) -> None:
-    """Two halves of different files are never joined."""
+    """Halves of different files are never joined; the download starts over."""
     site.script = [cut_at_half]
     old, site.data = site.data, site.data[:-8] + b"\0" * 8
 
@@ -120,7 +120,7 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(empty: ModelStore, site: 
 
 @pytest.mark.parametrize("tag", ["", 'W/"weak"'])
 def test_without_a_strong_tag_nothing_is_continued(empty: ModelStore, site: Site, tag: str) -> None:
-    """When the server cannot say that it is the same file, the download begins again."""
+    """If the server cannot prove that the file is the same, the download starts over."""
     site.tag, site.script = tag, [cut_at_half]
     fetch(site.url, store=empty)
     assert "Range" not in site.requests[1][1]
@@ -141,7 +141,7 @@ def test_without_a_strong_tag_nothing_is_continued(empty: ModelStore, site: Site
 def test_a_part_is_continued_if_it_is_of_the_same_file(
     empty: ModelStore, site: Site, part: Callable[[bytes], bytes], note: str, requests: int, continued: bool
 ) -> None:
-    """What is complete is taken as it is (416); what is longer, or of unknown origin, is fetched anew."""
+    """A complete part is used (416); one that is longer, or of unknown origin, is downloaded again."""
     parts = empty.folder / ".parts" / "m"
     parts.mkdir(parents=True)
     (parts / "model.part").write_bytes(part(site.data))
@@ -152,7 +152,7 @@ def test_a_part_is_continued_if_it_is_of_the_same_file(
 
 
 def test_a_server_that_keeps_failing_is_given_up_and_the_part_kept(empty: ModelStore, site: Site) -> None:
-    """After five tries without progress the error says what is kept and what else could help."""
+    """After five tries without progress the error names the kept part and other ways."""
     site.script = [cut_at_half, *[status(503)] * 9]
     with pytest.raises(LocalModelError, match=rf"fetched: status 503\. {len(site.data) // 2:,} bytes are kept"):
         fetch(site.url, store=empty)
@@ -163,7 +163,7 @@ def test_a_server_that_keeps_failing_is_given_up_and_the_part_kept(empty: ModelS
 
 
 def test_a_file_of_unknown_length_needs_a_digest(empty: ModelStore, site: Site) -> None:
-    """Without Content-Length only the digest tells that a connection closed early."""
+    """Without Content-Length only the digest shows that a connection closed early."""
     site.script = [without_length] * 9
     fetch(site.pinned, store=empty)
     assert empty.path("m").read_bytes() == site.data
@@ -179,7 +179,7 @@ def test_a_file_of_unknown_length_needs_a_digest(empty: ModelStore, site: Site) 
 def test_a_body_without_end_stops_when_the_disk_is_full(
     empty: ModelStore, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If no length is announced, the free room is checked while it comes."""
+    """If no length is announced, free space is checked during the download."""
     rooms = iter([10**9, 10**9, 0])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(rooms)))
 
@@ -189,7 +189,7 @@ def test_a_body_without_end_stops_when_the_disk_is_full(
 
 
 def test_a_part_that_begins_too_late_leaves_no_hole(empty: ModelStore, site: Site) -> None:
-    """An answer that begins elsewhere than was asked for is thrown away, and the file begun anew."""
+    """A response that starts at another position is dropped, and the download starts over."""
 
     def too_late(_: Request, site: Site) -> Response:
         size = len(site.data)
@@ -204,7 +204,7 @@ def test_a_part_that_begins_too_late_leaves_no_hole(empty: ModelStore, site: Sit
 def test_the_hub_gets_revision_and_token_without_its_line_end(
     empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch, around: str
 ) -> None:
-    """HF_ENDPOINT says where, `@` pins the revision, HF_TOKEN opens gated models."""
+    """HF_ENDPOINT is the hub, `@` the revision, and HF_TOKEN is sent for gated models."""
     monkeypatch.setenv("HF_TOKEN", around.format("hf_sentinel"))
     fetch("hf://owner/repo@abc123/sub/Model-Q4.gguf", store=empty)
     path, headers = hub.requests[0]
@@ -218,7 +218,7 @@ def test_the_hub_gets_revision_and_token_without_its_line_end(
 def test_a_token_that_no_header_takes_is_an_error_that_does_not_repeat_it(
     empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> None:
-    """It names the variable; nothing is sent, and nothing is tried again."""
+    """The error names the variable; nothing is sent, and nothing is retried."""
     monkeypatch.setenv("HF_TOKEN", token)
     seen: list[Progress] = []
     with pytest.raises(LocalModelError, match="the variable HF_TOKEN holds more than a key") as caught:
@@ -232,7 +232,7 @@ def test_a_token_that_no_header_takes_is_an_error_that_does_not_repeat_it(
 def test_a_clients_words_about_a_header_are_not_repeated(
     empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They quote its value."""
+    """Messages of the HTTP client may quote the header's value, so they are not shown."""
 
     def refuse(client: httpx.Client, *_: object) -> bool:
         raise httpx.LocalProtocolError(f"Illegal header value b'{client.headers['authorization']}\\n'")
@@ -244,7 +244,7 @@ def test_a_clients_words_about_a_header_are_not_repeated(
 
 
 def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site, elsewhere: HTTPServer) -> None:
-    """The hub redirects to its storage and names the digest: the token stays with the hub, the range goes along."""
+    """The hub redirects to its storage: the token is sent to the hub only, the range to both."""
     storage = Site(elsewhere, hub.data)
     storage.script = [cut_at_half]
     digest = hashlib.sha256(hub.data).hexdigest()
@@ -270,7 +270,7 @@ def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site, els
     ],
 )
 def test_what_the_hub_refuses_is_explained(empty: ModelStore, hub: Site, code: int, error: str, message: str) -> None:
-    """Gated, or a misspelt repository, revision or file; never with the token."""
+    """Gated models and wrong repositories, revisions or files have their message, without the token."""
     hub.script = [status(code, X_Error_Code=error)]
     with pytest.raises(LocalModelError, match=message) as caught:
         fetch("hf://owner/repo@main/m.gguf", store=empty)
@@ -295,7 +295,7 @@ def test_what_is_not_fetched_from_the_hub(
     message: str,
     requests: int,
 ) -> None:
-    """The hub's own switches are honoured, addresses are checked, and gigabytes of another file are not fetched."""
+    """The hub's offline switch applies, addresses are checked, and a file of another size is not downloaded."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(LocalModelError, match=message):
@@ -304,7 +304,7 @@ def test_what_is_not_fetched_from_the_hub(
 
 
 def test_a_pull_that_was_killed_continues_where_it_was(site: Site, tmp_path: Path) -> None:
-    """The whole command, killed with -9 in the middle and run again: the second asks for the rest alone."""
+    """After kill -9 in the middle, the same command asks for the missing part only."""
     half, stop = len(site.data) // 2, threading.Event()
 
     def stalls(request: Request, site: Site) -> Response:

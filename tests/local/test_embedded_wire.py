@@ -1,4 +1,4 @@
-"""`embedded/` through the surface, in each mode: a real llama.cpp server of the tiny model, started by the call."""
+"""Calls to `embedded/` in each mode, with a real llama.cpp server of the tiny model that the call starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Verdict(BaseModel):
 
 @pytest.mark.usefixtures("home")
 async def test_each_mode() -> None:
-    """Text with the usage that was counted, at no cost; the same in pieces; a schema, by the grammar; and vectors."""
+    """Text with counted usage at no cost, the same in pieces, a schema by the grammar, and vectors."""
     texts = ["list files", "remove files"]
     async with manager({"m": {"model": f"embedded/{TINY}"}}, max_tokens=400, retries=0) as llm:
         answers = [await ask(llm, mode, "list files") for mode in MODES]

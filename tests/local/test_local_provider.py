@@ -1,4 +1,4 @@
-"""Embedded models: real llama.cpp processes, started, shared, idle, killed and orphaned."""
+"""Embedded models: real llama.cpp processes that are started, shared, idle, killed and orphaned."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ HELLO = "Say hello."
 
 @pytest.fixture
 def runner(store: ModelStore) -> Iterator[EmbeddedRunner]:
-    """A runner of this test's own."""
+    """A runner for this test only."""
     runner = EmbeddedRunner(store)
     yield runner
     runner.close()
 
 
 def pid_of(runner: EmbeddedRunner) -> int:
-    """The process of the runner's only server."""
+    """Returns the process id of the runner's only server."""
     (server,) = runner.pool.servers.values()
     return server._process.pid if server._process else 0
 
@@ -81,7 +81,7 @@ def start():
 
 @pytest.fixture
 def script(store: ModelStore) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
-    """Starts another Python process that runs some lines after SCRIPT."""
+    """Starts another Python process that runs SCRIPT and then some lines."""
     started: list[subprocess.Popen[str]] = []
 
     def start(body: str) -> subprocess.Popen[str]:
@@ -100,15 +100,15 @@ def script(store: ModelStore) -> Iterator[Callable[[str], subprocess.Popen[str]]
 
 
 def numbers(process: subprocess.Popen[str]) -> list[int]:
-    """The first line that it writes."""
+    """Returns the numbers in the first line that it writes."""
     return [int(word) for word in process.stdout.readline().split()]
 
 
-# What it serves
+# Its server
 
 
 def test_nobody_without_the_token_is_answered(embedded_server: Endpoint) -> None:
-    """Other users of the machine can reach the port; only the token opens it, and it is not shown."""
+    """Other users can reach the port, but need the token, which is not shown."""
     with pytest.raises(urllib.error.HTTPError, match="401"):
         chat(Endpoint(api_base=embedded_server.api_base, token="guess"), HELLO)
     assert embedded_server.token not in repr(embedded_server)
@@ -116,7 +116,7 @@ def test_nobody_without_the_token_is_answered(embedded_server: Endpoint) -> None
 
 
 def test_embeddings_have_a_server_of_their_own(embedded_runner: EmbeddedRunner, embedded_server: Endpoint) -> None:
-    """Texts become vectors of one length, and the same text the same vector."""
+    """All vectors have one length, and equal texts have equal vectors."""
     endpoint = embedded_runner.endpoint(MODEL, embeddings=True)
     vectors = [row["embedding"] for row in post(endpoint, "/embeddings", {"input": ["a b", "c", "a b"]})["data"]]
     assert endpoint.api_base != embedded_server.api_base
@@ -126,7 +126,7 @@ def test_embeddings_have_a_server_of_their_own(embedded_runner: EmbeddedRunner, 
 
 @pytest.mark.parametrize("declared", [None, 3])
 def test_pooling_is_as_the_model_declares_it(tiny_gguf: Path, declared: int | None) -> None:
-    """A chat model declares none, and gives one vector per text all the same."""
+    """A chat model declares none, and still returns one vector per text."""
     told = {"context": 1024, "batch": 256, "threads": 1, "slots": 1, "hardware": {}, "embeddings": True}
     server = embedded_child._serve({"model": str(tiny_gguf), "token": "t0ken", "pooling": declared, **told})
     endpoint = Endpoint(api_base=f"{server.listening_address}/v1", token="t0ken")
@@ -135,7 +135,7 @@ def test_pooling_is_as_the_model_declares_it(tiny_gguf: Path, declared: int | No
 
 
 def test_each_slot_has_the_whole_context_and_no_prompt_is_cut(runner: EmbeddedRunner) -> None:
-    """Three requests at the same time, each with as many tokens as one alone would have; a longer one is refused."""
+    """Three concurrent requests may each fill the context; a longer one is refused."""
     endpoint = runner.endpoint(LocalModel(num_ctx=512), slots=3)
     request = urllib.request.Request(
         endpoint.api_base.removesuffix("/v1") + "/slots", headers={"Authorization": f"Bearer {endpoint.token}"}
@@ -151,7 +151,7 @@ def test_each_slot_has_the_whole_context_and_no_prompt_is_cut(runner: EmbeddedRu
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("where", ["model", "provider", "nowhere"])
 def test_there_are_as_many_slots_as_the_limits_let_through(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    """One without any; the model would read one after the other what it is sent at once."""
+    """The slots are those of `concurrency`, or one, since the model works on one request at a time."""
     row = {"model": f"embedded/{TINY}", **({"limits": {"concurrency": 2}} if where == "model" else {})}
     limits = {"embedded": {"concurrency": 2}} if where == "provider" else {}
     config = LLMConfig(models={"m": row}, limits=limits, tasks={"default": {"models": ["m"]}})  # type: ignore[dict-item]
@@ -167,7 +167,7 @@ def test_there_are_as_many_slots_as_the_limits_let_through(monkeypatch: pytest.M
 
 
 def test_threads_and_tasks_share_one_server(runner: EmbeddedRunner) -> None:
-    """Many first callers at once start one process; it outlives the thread that started it."""
+    """Concurrent first callers start one process; it outlives the thread that started it."""
     with ThreadPoolExecutor(8) as pool:
         endpoints = list(pool.map(lambda _: runner.endpoint(MODEL), range(16)))
 
@@ -183,7 +183,7 @@ def test_threads_and_tasks_share_one_server(runner: EmbeddedRunner) -> None:
 
 @linux_only
 def test_the_child_knows_no_secret_and_shows_none(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's keys are not in the child's environment, the token is not on its command line."""
+    """The child's environment has none of the user's keys, and its command line no token."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-sentinel")
     endpoint = runner.endpoint(MODEL)
     folder = Path(f"/proc/{pid_of(runner)}")
@@ -194,7 +194,7 @@ def test_the_child_knows_no_secret_and_shows_none(runner: EmbeddedRunner, monkey
 
 @posix_only
 def test_a_ctrl_c_in_the_terminal_is_for_the_parent(runner: EmbeddedRunner) -> None:
-    """The child is in a process group of its own, and ignores an interrupt that reaches it all the same."""
+    """The child has its own process group, and ignores interrupts."""
     runner.endpoint(MODEL)
     pid = pid_of(runner)
     assert os.getpgid(pid) != os.getpgid(0)
@@ -207,7 +207,7 @@ def test_a_ctrl_c_in_the_terminal_is_for_the_parent(runner: EmbeddedRunner) -> N
 
 
 def test_an_idle_server_ends_and_the_next_call_starts_another(store: ModelStore) -> None:
-    """Memory is given back after the idle time."""
+    """Its memory is freed after the idle time."""
     runner = EmbeddedRunner(store, idle_seconds=0.2)
     first = runner.endpoint(MODEL)
     pid = pid_of(runner)
@@ -231,13 +231,13 @@ def test_a_server_that_computes_is_not_idle(store: ModelStore) -> None:
     [(None, 300), (0, 2), (90, 90), ("10m", 600), ("1h30m", 5400), ("500ms", 2), (-1, math.inf), ("-1m", math.inf)],
 )
 def test_keep_alive_is_read_as_ollama_does(keep_alive: str | int | None, seconds: float) -> None:
-    """Seconds, or a time with its unit; negative means for ever."""
+    """Seconds, or a time with its unit; a negative value never ends."""
     assert local_provider._idle_seconds(keep_alive, 300) == seconds
 
 
 @pytest.mark.parametrize("hangs", [False, pytest.param(True, marks=posix_only)])
 def test_close_ends_everything_and_the_runner_still_works(runner: EmbeddedRunner, hangs: bool) -> None:
-    """Closing does not wait for a process that hangs, and is not final."""
+    """Closing does not wait for a process that hangs, and the runner can be used again."""
     runner.endpoint(MODEL)
     pid = pid_of(runner)
     if hangs:
@@ -249,7 +249,7 @@ def test_close_ends_everything_and_the_runner_still_works(runner: EmbeddedRunner
 
 
 def test_a_runner_that_is_forgotten_takes_its_servers_with_it(store: ModelStore) -> None:
-    """Nobody has to call close()."""
+    """A runner that is dropped without close() ends its servers."""
     runner = EmbeddedRunner(store)
     runner.endpoint(LocalModel(keep_alive=-1))
     pid = pid_of(runner)
@@ -261,7 +261,7 @@ def test_a_runner_that_is_forgotten_takes_its_servers_with_it(store: ModelStore)
 @posix_only
 @pytest.mark.parametrize("death", ["normal", "exception", "os._exit", "SIGTERM", "SIGKILL"])
 def test_however_the_parent_dies_there_is_no_orphan(script: Callable[[str], subprocess.Popen[str]], death: str) -> None:
-    """The server ends with its parent, and a normal end is a quiet one."""
+    """The server ends with its parent, and a normal end prints nothing."""
     ends = {"normal": "", "exception": "raise SystemExit(3)", "os._exit": "os._exit(0)"}
     parent = script(f"print(start()[1], flush=True)\n{ends.get(death, 'sys.stdin.read(); time.sleep(600)')}")
     (pid,) = numbers(parent)
@@ -274,7 +274,7 @@ def test_however_the_parent_dies_there_is_no_orphan(script: Callable[[str], subp
 
 @linux_only
 def test_a_child_that_cannot_look_ends_with_its_parent_too(script: Callable[[str], subprocess.Popen[str]]) -> None:
-    """While llama.cpp loads, no Python runs in the child: the kernel ends it. Here it is stopped instead."""
+    """While llama.cpp loads, no Python runs in the child, and the kernel ends it. Here the child is stopped instead."""
     parent = script("print(start()[1], flush=True); time.sleep(600)")
     (pid,) = numbers(parent)
     os.kill(pid, signal.SIGSTOP)
@@ -284,7 +284,7 @@ def test_a_child_that_cannot_look_ends_with_its_parent_too(script: Callable[[str
 
 @posix_only
 def test_a_forked_child_has_servers_of_its_own(script: Callable[[str], subprocess.Popen[str]]) -> None:
-    """After a fork both sides work, and the end of one does not end the other's server."""
+    """After a fork both processes work, and the end of one does not end the other's server."""
     body = """
 endpoint, pid = start()
 child = os.fork()
@@ -303,7 +303,7 @@ print("status", status)
 
 @posix_only
 def test_a_fork_that_lives_on_does_not_keep_the_server(script: Callable[[str], subprocess.Popen[str]]) -> None:
-    """A sibling process that inherited everything does not hold the server when the parent is killed."""
+    """If the parent is killed, its server ends, even if a fork of it still runs."""
     parent = script("""
 _, pid = start()
 sibling = os.fork()
@@ -325,7 +325,7 @@ time.sleep(600)
 
 @posix_only
 def test_a_killed_server_is_explained_and_the_next_call_starts_it_again(runner: EmbeddedRunner) -> None:
-    """Out of memory, as the system does it: the caller's process lives, hears why, and goes on."""
+    """After an out-of-memory kill, the caller gets an error with the reason, and the next call works."""
     endpoint = runner.endpoint(MODEL)
     assert runner.crash(endpoint.api_base) is None
     os.kill(pid_of(runner), signal.SIGKILL)
@@ -340,7 +340,7 @@ def test_a_killed_server_is_explained_and_the_next_call_starts_it_again(runner: 
 
 
 def test_a_truncated_file_names_the_commands_that_fix_it(runner: EmbeddedRunner, store: ModelStore) -> None:
-    """The size on disk is compared with what was stored, before anything is started."""
+    """The size on disk is compared with the stored size before anything is started."""
     store.path(TINY).write_bytes(store.path(TINY).read_bytes()[:200_000])
     with pytest.raises(LocalModelError, match=r"has 200,000 bytes on disk and had 340,352.*models pull embedded/tiny-"):
         runner.endpoint(MODEL)
@@ -349,7 +349,7 @@ def test_a_truncated_file_names_the_commands_that_fix_it(runner: EmbeddedRunner,
 def test_a_file_that_llama_cpp_refuses_is_reported_in_its_words(
     runner: EmbeddedRunner, store: ModelStore, tmp_path: Path
 ) -> None:
-    """An architecture that the engine does not know, or weights that are cut: its reason is in the message."""
+    """The message holds llama.cpp's reason: an unknown architecture, or truncated weights."""
     whole = store.path(TINY).read_bytes()
     for name, data, said in (
         ("other", whole.replace(b"llama", b"lxama"), "unknown model architecture"),
@@ -363,7 +363,7 @@ def test_a_file_that_llama_cpp_refuses_is_reported_in_its_words(
 
 
 def test_a_pinned_digest_is_checked(runner: EmbeddedRunner, store: ModelStore) -> None:
-    """`digest` in llm.yaml refuses other bytes under the same name; a beginning of the digest is enough."""
+    """`digest` in llm.yaml refuses other bytes under the same name; a prefix of the digest is enough."""
     digest = store.list()[0].sha256
     with pytest.raises(LocalModelError, match=r"llm.yaml wants digest: sha256:00000000"):
         runner.endpoint(LocalModel(digest="sha256:00000000"))
@@ -371,7 +371,7 @@ def test_a_pinned_digest_is_checked(runner: EmbeddedRunner, store: ModelStore) -
 
 
 def test_a_load_that_takes_too_long_is_given_up(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that does not come up in time is ended, not left behind."""
+    """A server that is not ready in time is ended."""
     monkeypatch.setattr(local_provider, "START_SECONDS", 0.0)
     before = set(psutil.Process().children())
     with pytest.raises(LocalModelError, match="not ready after 0 s"):
@@ -380,7 +380,7 @@ def test_a_load_that_takes_too_long_is_given_up(runner: EmbeddedRunner, monkeypa
 
 
 def test_close_ends_a_load(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Ctrl-C closes the manager while a thread loads a model; nobody waits until it is loaded."""
+    """If Ctrl-C closes the manager while a thread loads a model, close does not wait for the load."""
     (child := tmp_path / "child.py").write_text("import time; time.sleep(60)")
     monkeypatch.setattr(embedded_child, "__file__", str(child))
     with ThreadPoolExecutor(1) as pool:
@@ -392,7 +392,7 @@ def test_close_ends_a_load(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_process_that_cannot_be_started_is_an_error(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the system's words."""
+    """The message quotes the system."""
     assert isinstance(embedded_missing(MODEL, store=runner._store), Present)
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(LocalModelError, match=r"could not be started: .*No such file or directory"):
@@ -402,7 +402,7 @@ def test_a_process_that_cannot_be_started_is_an_error(runner: EmbeddedRunner, mo
 def test_no_memory_is_said_before_the_load(
     runner: EmbeddedRunner, store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The largest context that fits is in the message, and works when it is written down."""
+    """The message has the largest context that fits, which works as `num_ctx`."""
     room = machine.needed_memory(read_header(store.path(TINY)), 2048) + machine.RESERVE
     monkeypatch.setattr(machine, "available_memory", lambda: room)
     with pytest.raises(LocalModelError, match=r"write num_ctx: 2048 in llm.yaml"):
@@ -413,7 +413,7 @@ def test_no_memory_is_said_before_the_load(
 def test_an_idle_model_makes_room_for_another(
     runner: EmbeddedRunner, store: ModelStore, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two models in turn on a small machine: the one that nobody uses is unloaded first, never one that computes."""
+    """With little memory, an idle model is unloaded for another, and a busy one never is."""
     stored(store, tiny_gguf, "other")
     endpoint = runner.endpoint(MODEL)
     pid, (server,) = pid_of(runner), runner.pool.servers.values()
@@ -432,7 +432,7 @@ def test_an_idle_model_makes_room_for_another(
 
 
 def library(folder: Path, code: str) -> str:
-    """A package called xllamacpp with this code."""
+    """Makes a package called xllamacpp with this code."""
     (folder / "xllamacpp").mkdir(parents=True, exist_ok=True)
     (folder / "xllamacpp" / "__init__.py").write_text(code)
     return str(folder)
@@ -449,7 +449,7 @@ def library(folder: Path, code: str) -> str:
 def test_a_library_that_cannot_be_loaded_is_named_before_a_call(
     store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
 ) -> None:
-    """The model is not ready, the message says why, and nobody is told to pull it again."""
+    """The model is not ready, with the reason, and without advice to pull it again."""
     monkeypatch.syspath_prepend(library(tmp_path / "broken", code))
     found = embedded_missing(MODEL, store=store)
     assert isinstance(found, Missing)
@@ -463,7 +463,7 @@ def test_a_library_that_cannot_be_loaded_is_named_before_a_call(
 def test_that_the_library_can_be_loaded_is_looked_up_once(
     store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A success is remembered while the process lives; a failure may be over at the next look."""
+    """A success is cached for the process; a failure is checked again."""
     counter, folder = tmp_path / "loads", tmp_path / "counts"
     load = f"open({str(counter)!r}, 'a').write('x')"
     monkeypatch.syspath_prepend(library(folder, f"{load}; raise ImportError('not yet')"))
@@ -474,7 +474,7 @@ def test_that_the_library_can_be_loaded_is_looked_up_once(
 
 
 def test_what_is_missing_comes_with_the_command(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each thing that keeps a model from being used is one line that fixes it."""
+    """Each missing step is one line with its command."""
     assert embedded_missing(MODEL, store=store) == Present(store.list()[0].sha256)
     missing = embedded_missing(LocalModel(name="smollm2-135m"), store=store)
     pull = "testronaut-llm models pull embedded/smollm2-135m"
@@ -494,7 +494,7 @@ def test_what_is_missing_comes_with_the_command(store: ModelStore, monkeypatch: 
 def test_a_platform_without_the_library_is_named(
     system: str, libc: str, named: str, store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There the extra installs nothing or fails, so `check` advises Ollama instead of pip."""
+    """The extra cannot be installed there, so `check` advises Ollama instead of pip."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(platform, "system", lambda: system)
     monkeypatch.setattr(sysconfig, "get_config_var", lambda _: libc)
@@ -507,7 +507,7 @@ def test_a_platform_without_the_library_is_named(
 
 @pytest.mark.usefixtures("tiny_offered")
 def test_auto_pull_fetches_what_is_missing(empty: ModelStore) -> None:
-    """`auto_pull: true` makes a model of the catalogue ready; `ask` leaves it to the command line."""
+    """`auto_pull: true` makes a model of the catalogue ready; `ask` needs the command line."""
     assert embedded_missing(LocalModel(auto_pull=True), store=empty) is None
     assert embedded_missing(LocalModel(auto_pull="ask"), store=empty)
     assert embedded_missing(LocalModel(name="own", auto_pull=True), store=empty)

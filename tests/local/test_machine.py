@@ -1,4 +1,4 @@
-"""Cores and memory as the cgroup allows, and the context that fits into them."""
+"""Cores and memory within the cgroup limits, and the context that fits into them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from testronaut_llm.local.machine import RESERVE, fitting_context, needed_memory
 
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cgroup tree of this test's own, on a machine with 8 GB free and 8 cores."""
+    """A cgroup tree for this test, on a machine with 8 GB free and 8 cores."""
     monkeypatch.setattr(machine, "CGROUP", tmp_path / "cgroup")
     monkeypatch.setattr(machine, "MEMBERSHIP", tmp_path / "membership")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 8_000_000_000}))
@@ -33,7 +33,7 @@ def write(file: Path, text: str) -> None:
 
 
 def test_a_limit_of_version_2_counts_and_page_cache_is_given_back(groups: Path) -> None:
-    """The limit of any group above ours holds; what the kernel can drop is free. Without groups the machine counts."""
+    """The limits of parent groups apply, and page cache is free. Without groups the machine counts."""
     assert (machine.available_memory(), machine.threads()) == (8_000_000_000, 8)
     write(groups / "membership", "0::/user/job\n")
     write(groups / "cgroup/user/job/memory.max", "max\n")
@@ -45,7 +45,7 @@ def test_a_limit_of_version_2_counts_and_page_cache_is_given_back(groups: Path) 
 
 
 def test_in_a_container_the_mounted_root_is_our_group(groups: Path) -> None:
-    """The path in /proc may be the host's, which is not there: the limit at the root is used."""
+    """If the path in /proc is the host's and does not exist, the limit at the root is used."""
     write(groups / "membership", "0::/host/path/of/container\n")
     write(groups / "cgroup/memory.max", "300000000\n")
     write(groups / "cgroup/cpu.max", "max 100000\n")
@@ -56,7 +56,7 @@ def test_in_a_container_the_mounted_root_is_our_group(groups: Path) -> None:
 
 @pytest.mark.parametrize(("load", "threads"), [(0.4, 8), (2.0, 6), (4.0, 4), (8.0, 1), (50.0, 1)])
 def test_busy_cores_are_left_alone(groups: Path, monkeypatch: pytest.MonkeyPatch, load: float, threads: int) -> None:
-    """Threads that share their core with others slow each other down; there is always one."""
+    """Busy cores are not used, since threads that share a core are slow; at least one core is used."""
     monkeypatch.setattr(machine.os, "getloadavg", lambda: (load, 0, 0))
     assert machine.threads() == threads
 
@@ -92,13 +92,13 @@ def test_the_context_fits_the_memory_and_the_model(room: int, wanted: int | None
     ],
 )
 def test_what_does_not_fit_is_refused_with_numbers(room: int, wanted: int | None, message: str) -> None:
-    """`num_ctx` is never changed in silence; the message holds the line to write, or how much is missing."""
+    """`num_ctx` is never changed silently; the message has the line to write, or the missing memory."""
     with pytest.raises(LocalModelError, match=message):
         fitting_context(MODEL, "m", room, wanted=wanted)
 
 
 def test_embedding_takes_a_text_at_once() -> None:
-    """Buffers grow with the text; a chat model also makes scores it does not need, an embedding model none."""
+    """Buffers grow with the text; a chat model also needs memory for scores, an embedding model does not."""
     assert fitting_context(MODEL, "m", room_for(100_000), embeddings=True) == 2048
     chat_model, embedder = (
         needed_memory(replace(MODEL, pooling=pooling), 2048, embeddings=True) for pooling in (None, 1)

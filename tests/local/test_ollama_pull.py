@@ -1,4 +1,4 @@
-"""A pull is a success only when the server says so, and continues where it was."""
+"""A pull succeeds only when the server reports success, and continues after a failure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DONE = lines({"status": "pulling manifest"}, {**LAYER, "completed": 100}, {"stat
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that were waited, none of which pass."""
+    """Records the seconds of each wait; no time passes."""
     waited: list[float] = []
     monkeypatch.setattr(ollama_models, "sleep", waited.append)
     return waited
@@ -51,7 +51,7 @@ def server(httpserver: HTTPServer) -> Iterator[OllamaServer]:
 
 
 def answers(httpserver: HTTPServer, *bodies: str) -> None:
-    """The bodies in turn, the last one for ever."""
+    """Sends the bodies in turn, then repeats the last."""
     left = list(bodies)
 
     def answer(request: Request) -> Response:
@@ -79,7 +79,7 @@ def answers(httpserver: HTTPServer, *bodies: str) -> None:
 def test_a_recorded_pull_ends_in_success_or_the_servers_words(
     cassette: object, name: str, first: int | None, error: str | None
 ) -> None:
-    """Progress counts up from what was there; an error ends it, whatever the HTTP status was."""
+    """Progress starts from what is there; an error ends the pull with any HTTP status."""
     steps: list[Progress] = []
     with pytest.raises(PullBrokenError, match=error) if error else nullcontext():
         steps.extend(OllamaServer("http://127.0.0.1:9").pulling(name, silence=10.0))
@@ -92,7 +92,7 @@ def test_a_recorded_pull_ends_in_success_or_the_servers_words(
 
 @pytest.mark.llm_cassette("ollama/pull-resumed", ignored=REPLAYED)
 def test_a_pull_reports_its_progress(cassette: object) -> None:
-    """Bytes done and in all, from where the last pull ended to the last word."""
+    """It reports bytes done and in total, from the end of the last pull to the last message."""
     seen: list[Progress] = []
     pull(OllamaServer("http://127.0.0.1:9"), MODEL, report=seen.append)
     assert next(step.done for step in seen if step.total == 98362432) == 40894464
@@ -111,7 +111,7 @@ def test_a_pull_reports_its_progress(cassette: object) -> None:
 def test_what_a_retry_cannot_fix_says_what_can(
     httpserver: HTTPServer, server: OllamaServer, error: str, fix: str
 ) -> None:
-    """A full disk, an old server and a wrong name are one request each."""
+    """A full disk, an old server and a wrong name are one request each, with advice."""
     answers(httpserver, lines({"status": "pulling manifest"}, {"error": error}))
     with pytest.raises(LocalModelError, match=fix):
         pull(server, "qwen3")
@@ -129,7 +129,7 @@ def test_what_a_retry_cannot_fix_says_what_can(
     ids=["cut", "empty", "digest mismatch", "no JSON"],
 )
 def test_a_pull_that_broke_off_continues(httpserver: HTTPServer, server: OllamaServer, broken: str) -> None:
-    """Another request, and the reader is told why; three in all, then it is an error."""
+    """A new request is sent, and the reason is reported; after three requests it is an error."""
     answers(httpserver, broken, DONE)
     seen: list[str] = []
     pull(server, "qwen3", report=lambda step: seen.append(step.note))
@@ -146,7 +146,7 @@ def test_a_pull_that_broke_off_continues(httpserver: HTTPServer, server: OllamaS
 def test_a_pull_waits_between_tries(
     httpserver: HTTPServer, server: OllamaServer, waits: list[float], patience: float, expected: list[float]
 ) -> None:
-    """Longer before the third than before the second, never beyond the patience; the reader is told how long."""
+    """The second wait is longer, none exceeds the patience, and each is reported."""
     answers(httpserver, lines({"error": "dial tcp: lookup registry.ollama.ai: i/o timeout"}))
     seen: list[str] = []
     with pytest.raises(LocalModelError, match="so try again later: testronaut-llm models pull ollama/qwen3"):
@@ -158,7 +158,7 @@ def test_a_pull_waits_between_tries(
 def test_a_server_that_is_gone_for_a_while_ends_no_pull(
     httpserver: HTTPServer, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once a pull has begun, a connection that is refused is waited for; at the beginning it is an error."""
+    """A refused connection is retried during a pull; at its start it is an error."""
     answers(httpserver, lines({**LAYER, "completed": 40}), DONE)
     addresses = iter(["http://127.0.0.1:9", server.url])
 
@@ -173,7 +173,7 @@ def test_a_server_that_is_gone_for_a_while_ends_no_pull(
 
 
 def test_a_silent_server_is_given_up() -> None:
-    """Nothing for the whole patience: the next try begins."""
+    """Without data for the whole patience, the next try starts."""
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections, and never answers
         server = OllamaServer(f"http://127.0.0.1:{silent.getsockname()[1]}")
         with server, pytest.raises(LocalModelError, match=r"in 3 tries: the server sent nothing for 0\.05 seconds"):
@@ -183,7 +183,7 @@ def test_a_silent_server_is_given_up() -> None:
 def test_a_download_that_stands_still_is_begun_anew(
     httpserver: HTTPServer, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server goes on talking, but the number does not move."""
+    """If messages arrive and the count does not grow, the next try starts."""
     answers(httpserver, lines(*[{**LAYER, "completed": 99}] * 5))
     ticks = iter(range(0, 10_000, 50))
     monkeypatch.setattr(ollama_models, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
@@ -195,7 +195,7 @@ def test_a_download_that_stands_still_is_begun_anew(
 def test_a_model_that_cannot_fit_into_memory_is_not_fetched(
     httpserver: HTTPServer, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server on this machine has this machine's memory; one elsewhere may have any."""
+    """A local server has this machine's memory; the memory of a remote one is unknown."""
     answers(httpserver, DONE.replace('"total": 100', '"total": 9000000000'))
     monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: 4.0 * 2**30)
     said = r"^'qwen3' \(to pull it anyway: ollama pull qwen3\) needs at least 8,583 MiB .* has 4,096 MiB"
@@ -207,7 +207,7 @@ def test_a_model_that_cannot_fit_into_memory_is_not_fetched(
 
 
 def test_a_line_without_end_does_not_fill_the_memory(httpserver: HTTPServer, server: OllamaServer) -> None:
-    """What a server says while it pulls is bounded, packed or not."""
+    """The server's messages during a pull are limited in size, packed or not."""
     body = gzip.compress(b'{"status": "' + b"x" * 70_000_000, 1)
     httpserver.expect_request("/api/pull").respond_with_data(body, headers={"content-encoding": "gzip"})
     with pytest.raises(LocalModelError, match=r"in 3 tries: the connection to Ollama broke \(BodyError\)"):
@@ -215,7 +215,7 @@ def test_a_line_without_end_does_not_fill_the_memory(httpserver: HTTPServer, ser
 
 
 def test_two_pulls_of_a_model_take_turns(httpserver: HTTPServer, server: OllamaServer) -> None:
-    """The second asks the server when the first has ended."""
+    """The second request is sent when the first has ended."""
     answers(httpserver, DONE)
     pull(server, "qwen3")
     (lock_file,) = (ollama_models.data_dir() / "locks").glob("pull-*.lock")

@@ -1,7 +1,7 @@
 """One attempt at an Ollama model over each of its wires, replayed from what a real server answered.
 
 The requests were recorded before this package existed, so each case names the fields in which ours differs.
-All others must be the same: the match of the cassette sees to it.
+All others must be the same: the match of the cassette checks this.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ FAILURES = [
 
 
 def _recorded(cassette: Cassette) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The request and the lines of the response."""
+    """Returns the request and the lines of the response."""
     request, response = cassette.data[0]
     lines = response["body"]["string"].decode().splitlines()
     return json.loads(request.body), [json.loads(line) for line in lines]
 
 
 def _ours(body: dict[str, Any]) -> Request:
-    """The request that asks for the same."""
+    """Returns our request with the same content."""
     options, schema = body.get("options", {}), body.get("format")
     return chat(
         _where(body),
@@ -100,7 +100,7 @@ def _where(body: dict[str, Any]) -> Target:
 
 @pytest.mark.parametrize("_", ANSWERS + STREAMS)
 async def test_a_recorded_answer_is_ours(cassette: Cassette, _: None) -> None:
-    """Text, finish and usage are those of the wire; a stream hands out the same text in pieces."""
+    """Text, finish and usage are those of the wire; a stream returns the same text in pieces."""
     body, lines = _recorded(cassette)
     pieces, reply = await attempt(_ours(body))
     assert reply.error is None
@@ -114,7 +114,7 @@ async def test_a_recorded_answer_is_ours(cassette: Cassette, _: None) -> None:
 
 @pytest.mark.parametrize("kind", FAILURES)
 async def test_a_recorded_failure_is_ours(cassette: Cassette, kind: type[LLMError]) -> None:
-    """Each failure of the real server has its class; text that came before it is kept, and no finish is made up."""
+    """Each failure of the real server has its class; text before it is kept, and no finish is invented."""
     body, lines = _recorded(cassette)
     _, reply = await attempt(_ours(body))
     assert type(reply.error) is kind
@@ -124,7 +124,7 @@ async def test_a_recorded_failure_is_ours(cassette: Cassette, kind: type[LLMErro
 
 @pytest.mark.llm_cassette("ollama/think-length-no-content", ignored=(*OURS, THINK))
 async def test_a_cap_spent_on_thinking_leaves_no_text(cassette: Cassette) -> None:
-    """When the whole cap went into thinking the finish says so, and there is no text to mistake for an answer."""
+    """If thinking used the whole cap, the finish is `length` and there is no text."""
     body, _ = _recorded(cassette)
     _, reply = await attempt(_ours(body))
     assert (reply.text, reply.finish_reason) == ("", "length")
@@ -132,7 +132,7 @@ async def test_a_cap_spent_on_thinking_leaves_no_text(cassette: Cassette) -> Non
 
 @pytest.mark.llm_cassette("ollama/chat-too-long-cut-silently", ignored=OURS)
 async def test_a_prompt_that_was_cut_shows_in_the_usage(cassette: Cassette) -> None:
-    """A server that cuts the prompt says 200; the prompt tokens that it read give it away."""
+    """A server that cuts the prompt answers 200; its count of prompt tokens shows the cut."""
     body, _ = _recorded(cassette)
     _, reply = await attempt(_ours(body))
     assert reply.usage.prompt_tokens == 258
@@ -154,7 +154,7 @@ EMBEDDINGS = [
 
 @pytest.mark.parametrize("kind", EMBEDDINGS)
 async def test_recorded_embeddings_are_ours(cassette: Cassette, kind: type[LLMError] | None) -> None:
-    """One vector a text with the prompt's tokens, or the failure; a text without a vector is a failure too."""
+    """One vector a text with the prompt's tokens, or the failure; a missing vector is a failure, too."""
     body, lines = _recorded(cassette)
     texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
     request = Request(target=_where(body), texts=tuple(texts), timeout=10)
@@ -177,7 +177,7 @@ ANSWER = (
 
 
 def _asked(cassette: Cassette) -> Request:
-    """Our request for what was recorded."""
+    """Returns our request for a recorded reply."""
     body: dict[str, Any] = json.loads(cassette.requests[0].body)
     anthropic = cassette.requests[0].path.endswith("/messages")
     reasoning = "low" if "thinking" in body or "reasoning_effort" in body else None
@@ -217,7 +217,7 @@ def _asked(cassette: Cassette) -> Request:
 async def test_a_recorded_answer_of_another_wire_is_ours(
     cassette: Cassette, text: str, finish: str, tokens: tuple[int, int] | None
 ) -> None:
-    """Text, finish and usage are the same behind either wire, streamed or not, and as the wire has them."""
+    """Text, finish and usage are the same over either wire, streamed or not."""
     request = _asked(cassette)
     pieces, reply = await attempt(request)
     assert reply.error is None
@@ -230,14 +230,14 @@ async def test_a_recorded_answer_of_another_wire_is_ours(
 
 @pytest.mark.llm_cassette("ollama/openai-missing-model-404", ignored=CAP)
 async def test_a_missing_model_of_another_wire(cassette: Cassette) -> None:
-    """A model that the server does not have is not found, whichever wire asked."""
+    """A missing model is a ModelNotFoundError over either wire."""
     _, reply = await attempt(_asked(cassette))
     assert isinstance(reply.error, ModelNotFoundError)
 
 
 @pytest.mark.llm_cassette("ollama/openai-embeddings", ignored=("encoding_format",))
 async def test_embeddings_of_another_wire(cassette: Cassette) -> None:
-    """The vector is the one that was sent, number for number."""
+    """The vector has exactly the numbers that were sent."""
     where = target("openai/smollm2-embed:135m", url=OPENAI)
     request = Request(target=where, texts=("list files",), timeout=10)
     _, reply = await attempt(request)
@@ -264,7 +264,7 @@ KINDS: dict[str, type[LLMError]] = {
 
 @pytest.mark.parametrize("name", sorted(set(EXCHANGES) - LISTS_NOTHING))
 async def test_an_odd_answer_is_an_error_or_an_answer(name: str) -> None:
-    """Each is one request and one error of ours, in the server's words; what is an answer after all is taken as one."""
+    """Each is one request and one error of ours with the server's message; usable answers are accepted."""
     with FaultServer() as server:
         api = server.plan("ollama", faults.recorded(name))
         asked = chat(target("ollama/llama-a", url=api.url, key=None), "?", num_ctx=2048, stream=name in STREAMED)

@@ -1,4 +1,4 @@
-"""`private: true` as a whole process: every key is there, every cloud model is listed, and nothing leaves loopback."""
+"""`private: true` in a whole process: keys are set, cloud models are listed, and no connection leaves loopback."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PORTS = re.compile(r"sin6?_port=htons\((\d+)\).*?\"([0-9a-f.:]+)\"")
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_gguf: Path) -> Path:
-    """A file whose task is private and lists the world before the model that is here."""
+    """A file whose private task lists cloud models before the local one."""
     (tmp_path / "data").mkdir()
     stored(ModelStore(tmp_path / "data" / "models"), tiny_gguf)
     (tmp_path / "llm.yaml").write_text(
@@ -43,7 +43,7 @@ def folder(tmp_path: Path, tiny_gguf: Path) -> Path:
 
 
 def test_a_private_task_speaks_to_loopback_only(folder: Path) -> None:
-    """Every name and address that Python contacts; with strace, also those of the process that serves the model."""
+    """All names and addresses that Python contacts are checked; with strace, those of the model server, too."""
     secrets = dict.fromkeys(KEYS, "sk-canary-0123456789abcdefghijklmn")
     home = {"TESTRONAUT_LLM_HOME": str(folder), "HOME": str(folder), "AZURE_API_BASE": "https://a.openai.azure.com"}
     trace = folder / "trace"

@@ -1,4 +1,4 @@
-"""The budgets of `llm.yaml` hold for every call, and no answer that was paid is lost."""
+"""The budgets of `llm.yaml` apply to every call, and no paid answer is lost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ANSWER = FakeAnswer(text="yes", usage=Usage(prompt_tokens=10, completion_tokens=
 
 
 def fake(*models: str, budget: dict[str, Any] | None = None, own: Any = None, **task: Any) -> FakeLLM:
-    """Tasks `t` (with a budget of its `own`) and `u` over these models; an answer takes all its 1,000 tokens."""
+    """Tasks `t` (with a budget of its `own`) and `u` over these models; an answer uses all its 1,000 tokens."""
     settings = {"models": list(models), "strategy": "as_listed", "max_tokens": 1000, **task}
     made = LLMConfig.model_validate(
         {
@@ -63,7 +63,7 @@ def test_stop_refuses_before_sending(field: str) -> None:
 
 
 def test_it_steps_down_before_it_stops_and_says_so() -> None:
-    """As money runs low the route goes on with what still fits, and the reason tells."""
+    """When money is short the route uses the models that still fit, and the reason says so."""
     with fake("dear", "cheap", budget={"per_day": "0.012"}) as llm:
         assert llm.complete("t", "hi").model == "dear"
         assert llm.route("t", "hi").kept[0].reason.startswith("steps down from dear, ")
@@ -74,7 +74,7 @@ def test_it_steps_down_before_it_stops_and_says_so() -> None:
 
 @pytest.mark.parametrize(("rule", "asked"), [("stop", ["dear"]), ("local", ["dear", "home"]), ("warn", ["dear"] * 2)])
 def test_what_happens_when_the_money_is_gone(rule: str, asked: list[str]) -> None:
-    """`stop` raises, `local` goes to a free model, `warn` books, logs and goes on."""
+    """`stop` raises, `local` goes to a free model, `warn` books, logs and continues."""
     models = ("dear",) if rule == "warn" else ("dear", "home")
     with (
         fake(*models, budget={"per_day": "0.01", "on_exceeded": rule}) as llm,
@@ -96,7 +96,7 @@ def test_what_happens_when_the_money_is_gone(rule: str, asked: list[str]) -> Non
 
 
 def test_a_task_has_limits_of_its_own_beside_the_files() -> None:
-    """A task's own budget counts its money alone, and one that warns does not lift the file's."""
+    """A task's budget counts its money only, and one that warns does not disable the file's."""
     own = {"per_day": "0.01", "on_exceeded": "warn"}
     with fake("dear", budget={"per_day": "0.03"}, own=own) as llm:
         for _ in range(3):
@@ -111,7 +111,7 @@ def test_a_task_has_limits_of_its_own_beside_the_files() -> None:
 
 
 def test_a_call_pays_for_all_its_attempts() -> None:
-    """Retries, repairs and fallbacks draw on `per_call`: what timed out may have been billed."""
+    """Retries, repairs and fallbacks count for `per_call`, since a time-out may have been billed."""
     with fake("dear", "cheap", budget={"per_call": "0.0115"}, retries=2) as llm:
         llm.reply(errors.LLMTimeoutError("slow", retry_after=0.0), model="dear")
         attempts = llm.complete("t", "hi").attempts
@@ -127,7 +127,7 @@ def test_a_call_pays_for_all_its_attempts() -> None:
 
 
 def test_a_model_without_a_price_is_refused_under_any_budget() -> None:
-    """The message is the line to add; without a budget it is asked, and its cost stays unknown."""
+    """The message has the line to add; without a budget the model is asked, and its cost is unknown."""
     with (
         fake("openai/who-knows", budget={"per_month": "5"}) as llm,
         pytest.raises(errors.BudgetExceededError, match=r"no known price.*price: \{input:"),
@@ -141,7 +141,7 @@ def test_a_model_without_a_price_is_refused_under_any_budget() -> None:
 
 
 def test_balanced_paces_what_a_day_has_left() -> None:
-    """A day's money is shared among the calls that its rest will bring, so the best model is for rich days."""
+    """The remaining money of a day is divided among its expected calls, so the best model needs a large share."""
     for per_day, chosen in (("100", "dear"), ("0.03", "cheap")):
         with fake("dear", "cheap", budget={"per_day": per_day}, strategy="balanced") as llm:
             llm._ledger = Ledger(None, clock=lambda: 20_000 * 86_400.0)
@@ -150,7 +150,7 @@ def test_balanced_paces_what_a_day_has_left() -> None:
 
 
 def test_money_is_the_tightest_limit_and_the_slowest_pace() -> None:
-    """The pace shares what a period leaves among the calls of its days; what only warns stands in for nothing."""
+    """The tightest limit sets the money left, the slowest the pace; limits that only warn are ignored."""
 
     def left(amount: str, period: Period, seconds: float | None = None, **facts: Any) -> tuple[Limit, Decimal, Any]:
         return Limit(name=f"per_{period}", period=period, amount=Decimal(99), **facts), Decimal(amount), seconds
@@ -173,7 +173,7 @@ def test_money_is_the_tightest_limit_and_the_slowest_pace() -> None:
 
 
 def test_what_was_spent_is_the_sum_of_the_attempts() -> None:
-    """Rejected, repaired, retried and fallen back: each attempt counts once, by its task and model."""
+    """Rejected, repaired, retried and fallback attempts count once each, by task and model."""
     with fake("cheap", "dear", retries=1) as llm:
         llm.reply(errors.RateLimitError("wait", retry_after=0.0), "no JSON", "nor this", model="cheap")
         llm.reply('{"a": 1}', model="dear")
@@ -202,7 +202,7 @@ def _limited(url: Api, **budget: Any) -> LLMManager:
 
 @pytest.mark.parametrize("budget", [{}, {"per_day": 1}])
 def test_a_broken_ledger_stops_what_a_budget_holds(api: Make, budget: dict[str, Any]) -> None:
-    """Under a budget the error comes before the request, and says how to fix it; else there is one warning."""
+    """Under a budget there is an error with its fix before the request; without one there is one warning."""
     data_dir().mkdir(parents=True)
     (data_dir() / "ledger.sqlite3").write_text("no database " * 100)
     a = api("a", faults.good())
@@ -216,12 +216,12 @@ def test_a_broken_ledger_stops_what_a_budget_holds(api: Make, budget: dict[str, 
         with pytest.raises(errors.ConfigError, match="not a database"):
             llm.spend()
     assert bool(a.asked) is not bool(budget)
-    assert (data_dir() / "ledger.sqlite3").read_text().startswith("no database")  # only a person may give it up
+    assert (data_dir() / "ledger.sqlite3").read_text().startswith("no database")  # only a person may delete it
     assert [log["event"] for log in logs if log["log_level"] == "warning"] == ["ledger_unavailable"]
 
 
 def test_what_cannot_be_marked_as_sent_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reservation that cannot be marked `sent` stops what a limit holds for, and nothing that is free."""
+    """If a reservation cannot be marked `sent`, calls under a limit stop, and free ones continue."""
     with fake("dear", budget={"total": "0.02"}) as llm:
         call, budgets = looked_up(llm), llm._caller.services.budgets
         (dear,) = call.candidates
@@ -234,9 +234,9 @@ def test_what_cannot_be_marked_as_sent_is_not_sent(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_race_for_the_last_money_goes_to_the_next_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the route saw is gone when it reserves: the next candidate is asked, or the budget's error comes."""
+    """If the money is gone when a call reserves, the next candidate is asked, or the budget's error is raised."""
     with fake("dear", "cheap", budget={"total": "0.011"}) as llm:
-        monkeypatch.setattr(llm._caller.services.budgets, "money", lambda *_: None)  # the route sees money in plenty
+        monkeypatch.setattr(llm._caller.services.budgets, "money", lambda *_: None)  # the route sees enough money
         assert [llm.complete("t", "hi").model for _ in range(2)] == ["dear", "cheap"]
         with pytest.raises(errors.BudgetExceededError):
             llm.complete("t", "hi")

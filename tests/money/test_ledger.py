@@ -1,4 +1,4 @@
-"""No money is forgotten and no limit overrun, whatever happens to processes, clock, disk and file."""
+"""No money is lost and no limit exceeded, whatever happens to processes, clock, disk and file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OLD_LEDGER = Path(__file__).parents[1] / "support" / "data" / "old_ledger.sql"
 
 
 class Clock:
-    """A clock that goes only when told."""
+    """A clock that advances only when a test moves it."""
 
     now = NOON
 
@@ -60,7 +60,7 @@ def ledger(path: Path, clock: Clock) -> Iterator[Ledger]:
 
 
 def entry(ledger: Ledger, worst: str | None = "1", *limits: Limit, task: str = "t", model: str = "m") -> Reservation:
-    """A reservation that is not made yet."""
+    """Returns a reservation that is not made yet."""
     facts = {"ledger": ledger, "scope": SCOPE, "task": task, "model": model, "provider_model": f"openai/{model}"}
     amount = None if worst is None else Decimal(worst)
     return Reservation(**facts, worst=amount, lease=900, limits=limits)  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def limit(amount: str, period: Period = "total", **facts: Any) -> Limit:
 
 
 def sent(ledger: Ledger, worst: str | None = "1", *limits: Limit, **facts: str) -> Reservation:
-    """A reservation whose request has left; tried again while another process holds the file."""
+    """Returns a reservation whose request was sent; retries while another process locks the file."""
     one = entry(ledger, worst, *limits, **facts)
     patiently(one.reserve)
     patiently(one.sent)
@@ -97,7 +97,7 @@ def total(ledger: Ledger) -> Totals:
 
 
 def in_a_child(work: Callable[[], object]) -> int:
-    """Does it in a forked process; returns its exit code, negative for a signal."""
+    """Runs it in a forked process; returns its exit code, negative for a signal."""
     if (child := os.fork()) == 0:
         code = 70
         try:
@@ -114,7 +114,7 @@ def write_by_hand(path: Path, sql: str, *values: object) -> None:
 
 
 def test_what_is_set_aside_becomes_what_it_cost(ledger: Ledger) -> None:
-    """Reserved at the worst case, settled at the cost, once or many times; what cost nothing gives everything back."""
+    """It is reserved at the worst case and settled at the cost, once or many times; a cost of 0 frees all of it."""
     one = entry(ledger, "0.5").reserve()
     assert money(ledger) == ("0", "0.5")
     one.sent()
@@ -132,7 +132,7 @@ def test_what_is_set_aside_becomes_what_it_cost(ledger: Ledger) -> None:
 @pytest.mark.parametrize("period", ["day", "month", "total"])
 @pytest.mark.parametrize("own", [False, True])
 def test_each_limit_holds(ledger: Ledger, period: Period, own: bool) -> None:
-    """What is spent and set aside under a limit leaves the rest; a task's own limit counts its own money alone."""
+    """Spent and reserved money count for a limit; a task's own limit counts its own money only."""
     spend(ledger, "0.4")
     spend(ledger, "5", worst="5", task="other")
     held = limit("1" if own else "6", period, task="t" if own else None)
@@ -156,7 +156,7 @@ def test_each_limit_holds(ledger: Ledger, period: Period, own: bool) -> None:
 def test_kill_9_in_each_state(
     ledger: Ledger, path: Path, clock: Clock, state: str, soon: tuple[str, str], later: tuple[str, str]
 ) -> None:
-    """When the lease ends, what was not sent is released and what was sent is settled at its worst case."""
+    """When the lease ends, unsent requests are released, and sent ones are settled at their worst case."""
 
     def die() -> None:
         one = entry(Ledger(path, clock=clock), "0.5").reserve()
@@ -175,13 +175,13 @@ def test_kill_9_in_each_state(
 
 
 def test_a_reservation_that_lapsed_must_be_made_again(ledger: Ledger, clock: Clock) -> None:
-    """A process that slept before it sent has no money any more, and is told so."""
+    """A process that slept before it sent has lost its reservation, and gets an error."""
     one = entry(ledger, "1", limit("1")).reserve()
     clock.now += 61
     spend(ledger, "1", limit("1"))
     with pytest.raises(BudgetExceededError):
         one.sent()
-    one.settle(attempt("0.3"))  # had it been sent all the same, it would be booked
+    one.settle(attempt("0.3"))  # a request that was sent anyway is booked
     assert money(ledger) == ("1.3", "0")
 
 
@@ -199,7 +199,7 @@ def test_days_and_months_end_in_utc(ledger: Ledger, clock: Clock) -> None:
 
 @pytest.mark.parametrize("jump", [-DAY, -400 * DAY, 0.0])
 def test_a_clock_that_was_set_back_gives_nothing_away(ledger: Ledger, clock: Clock, jump: float) -> None:
-    """Money that was booked under a later date counts today, too."""
+    """Spend dated in the future counts today, so that setting the clock back frees no budget."""
     spend(ledger, "1")
     clock.now += jump
     for period in ("day", "month", "total"):
@@ -209,7 +209,7 @@ def test_a_clock_that_was_set_back_gives_nothing_away(ledger: Ledger, clock: Clo
 
 @pytest.mark.parametrize("back", [False, True])
 def test_the_true_cost_corrects_the_worst_case(ledger: Ledger, clock: Clock, back: bool) -> None:
-    """A stream that was paused for longer than its lease is settled twice, wherever the clock jumped meanwhile."""
+    """A stream that paused longer than its lease is settled twice, even if the clock jumped meanwhile."""
     one = sent(ledger, "0.5")
     clock.now += 1e12 if back else DAY  # past the last year that a calendar knows
     assert money(ledger) == ("0.5", "0")
@@ -222,7 +222,7 @@ def test_the_true_cost_corrects_the_worst_case(ledger: Ledger, clock: Clock, bac
 
 
 def test_the_file_is_private_and_tells_no_words(ledger: Ledger, path: Path) -> None:
-    """Folder 0700, files 0600; an error is kept by its code, never by its message."""
+    """Folder 0700, files 0600; an error is stored by its code, never by its message."""
     failed = attempt(None, outcome="error", usage=None, error=RateLimitError("sk-secret and the prompt"))
     sent(ledger).settle(failed)
     assert path.parent.stat().st_mode & 0o777 == 0o700
@@ -239,7 +239,7 @@ def test_the_file_is_private_and_tells_no_words(ledger: Ledger, path: Path) -> N
 def test_a_read_only_ledger_holds_no_budget_and_loses_no_answer(
     ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under a limit it is an error before sending; an answer that is paid already is booked when that works again."""
+    """Under a limit it is an error before sending; a paid answer is booked once the file can be written."""
     connect, one = sqlite3.connect, sent(ledger)
     ledger.close()
     monkeypatch.setattr(sqlite3, "connect", lambda name, **facts: connect(f"file:{name}?mode=ro", uri=True, **facts))
@@ -255,7 +255,7 @@ def test_a_read_only_ledger_holds_no_budget_and_loses_no_answer(
 
 
 def test_a_locked_ledger_never_blocks(ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process that holds the file stops what needs a budget at once, and delays what is to be booked."""
+    """If another process locks the file, calls under a budget fail at once, and bookings are delayed."""
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waited"))
     spend(ledger, "0.1")
     other = sqlite3.connect(path, isolation_level=None)
@@ -275,7 +275,7 @@ def test_a_locked_ledger_never_blocks(ledger: Ledger, path: Path, monkeypatch: p
 
 
 def test_who_may_wait_waits_for_another_process(ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A report waits for seconds, and says who holds the file; closing warns and goes on."""
+    """A report waits for seconds, then raises LedgerBusyError; closing warns and continues."""
     spend(ledger, "0.1")
     ledger.hit(SCOPE, "t", "m", None)
     other = sqlite3.connect(path, isolation_level=None)
@@ -295,7 +295,7 @@ def test_who_may_wait_waits_for_another_process(ledger: Ledger, path: Path, monk
 def test_a_call_that_the_collector_closes_in_a_transaction_is_booked_later(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It waits for no lock of its own thread."""
+    """It does not wait for a lock of its own thread."""
     monkeypatch.setattr(ledger_file, "_LOCK_WAIT", 0.01)
     one = sent(ledger, "0.5")
     ledger.file.run(lambda _: one.settle(attempt("0.2")))
@@ -306,7 +306,7 @@ def test_a_call_that_the_collector_closes_in_a_transaction_is_booked_later(
 
 @pytest.mark.parametrize("wrong", ["NaN", float("inf"), 2**62, "x", b"x", 1.5], ids=repr)
 def test_an_impossible_amount_in_the_file_is_an_error(ledger: Ledger, path: Path, wrong: object) -> None:
-    """Somebody wrote into the ledger: reports say so, in words of this package, and closing works."""
+    """Reports raise an error of this package for an invalid amount, and closing works."""
     for _ in range(3):
         spend(ledger, "0.1")
     write_by_hand(path, "UPDATE attempts SET amount = ?", wrong)
@@ -316,7 +316,7 @@ def test_an_impossible_amount_in_the_file_is_an_error(ledger: Ledger, path: Path
 
 
 def test_a_file_migrates_forward_and_never_back(ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A newer program adds to an older file; an older program leaves a newer file alone."""
+    """A newer program upgrades an older file; an older program does not change a newer file."""
     spend(ledger, "0.1")
     ledger.close()
     with monkeypatch.context() as newer:
@@ -347,7 +347,7 @@ def test_a_ledger_of_older_versions_is_read_and_written(ledger: Ledger, path: Pa
 
 
 def test_a_full_disk_forgets_no_money(ledger: Ledger, path: Path, clock: Clock) -> None:
-    """What is set aside stays so; what could not be written is written when there is room."""
+    """Reservations are kept; settlements are written once there is room."""
 
     def no_room() -> None:
         one = sent(ledger, "0.5")
@@ -365,7 +365,7 @@ def test_a_full_disk_forgets_no_money(ledger: Ledger, path: Path, clock: Clock) 
 
 
 def test_a_fork_takes_no_connection_along(ledger: Ledger, path: Path) -> None:
-    """Parent and child go on with the same manager. None trusts the other's locks, or writes the other's hits."""
+    """Parent and child use the same manager. Neither trusts the other's locks, or writes the other's hits."""
     spend(ledger, "0.1")
     ledger.hit(SCOPE, "t", "m", Decimal(1))
     gc.collect()  # a connection that is finalised while another thread forks would hold SQLite's own locks
@@ -395,7 +395,7 @@ def test_a_fork_takes_no_connection_along(ledger: Ledger, path: Path) -> None:
 
 
 def test_hits_are_kept_in_memory_and_written_together(ledger: Ledger, path: Path) -> None:
-    """A hit costs no write of its own, in any thread; many of them, the next settlement or the end write them."""
+    """A hit in any thread is not written at once; many of them, the next settlement or the end write them."""
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: ledger.hit(SCOPE, "t", "m", Decimal("0.01")), range(100)))
     ledger.hit(SCOPE, "t", "n", None)
@@ -412,7 +412,7 @@ def test_hits_are_kept_in_memory_and_written_together(ledger: Ledger, path: Path
 
 
 def test_pruning_keeps_every_total(ledger: Ledger, clock: Clock) -> None:
-    """The single requests go; sums by day, task and model, and what counts against limits, stay."""
+    """Single requests are deleted; sums by day, task and model, and the use of limits, are kept."""
     spend(ledger, "0.1")
     sent(ledger, None, model="n").settle(attempt(None))
     ledger.hit(SCOPE, "t", "m", Decimal("0.7"))
@@ -427,7 +427,7 @@ def test_pruning_keeps_every_total(ledger: Ledger, clock: Clock) -> None:
 
 
 def test_a_busy_day_is_expected_to_go_on(ledger: Ledger, clock: Clock) -> None:
-    """Calls a day: the week's mean, or what today comes to at its pace; a busy first hour counts as six."""
+    """Expected calls a day are the week's mean or today's pace; a busy first hour counts as six."""
     for _ in range(3):
         spend(ledger, "0.1")
     assert ledger.calls_per_day(SCOPE) == 6.0
@@ -439,7 +439,7 @@ def test_a_busy_day_is_expected_to_go_on(ledger: Ledger, clock: Clock) -> None:
 
 
 def test_nothing_is_written_by_looking(ledger: Ledger, path: Path) -> None:
-    """Without a ledger everything is zero, and none is made."""
+    """Without a ledger all sums are zero, and no file is made."""
     assert (money(ledger), ledger.calls_per_day(SCOPE)) == (("0", "0"), 0)
     assert report(ledger, SCOPE, since="2026-01-01", limits=()).rows == ()
     assert prune(ledger, "2026-01-01") == 0
@@ -449,7 +449,7 @@ def test_nothing_is_written_by_looking(ledger: Ledger, path: Path) -> None:
 
 @pytest.mark.parametrize("amount", ["0", "0.000000000001", "0.1", "12", "1200", "999999.999999999999"])
 def test_money_is_exact(amount: str) -> None:
-    """Down to a picodollar, there and back; finer amounts are rounded against the spender."""
+    """Amounts are exact to a picodollar; finer ones are rounded up, or down on request."""
     assert f"{dollars(pico(Decimal(amount)) or 0):f}" == amount
     assert pico(Decimal("1e-30")) == 1
     assert pico(Decimal("1e-30"), down=True) == 0

@@ -1,4 +1,4 @@
-"""Many processes of many threads spend at once, and the budget holds to the call."""
+"""Many processes with many threads spend at once, and the budget is never exceeded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def slowly(reply: Reply) -> Reply:
 
 
 def storm(server: FaultServer, *, processes: int, threads: int, kills: int) -> int:
-    """Runs it; returns how many requests arrived."""
+    """Runs the program; returns the number of requests that arrived."""
     api = server.plan("api", slowly(good(usage=(10, 100))))
     numbers = (str(number) for number in (processes, threads, kills))
     done = program(str(STORM), api.url, *numbers, env={**os.environ, "OPENAI_API_KEY": KEY}, timeout=300)
@@ -38,7 +38,7 @@ def storm(server: FaultServer, *, processes: int, threads: int, kills: int) -> i
 
 
 def books(later: float = 0.0) -> tuple[Decimal, Decimal]:
-    """What is spent and what is set aside, some seconds later."""
+    """Returns the spent and the reserved money, some seconds later."""
     ledger = Ledger(data_dir() / "ledger.sqlite3", clock=lambda: time.time() + later)
     try:
         return ledger.standing("storm")
@@ -57,19 +57,19 @@ def check_books_after_kills(server: FaultServer, kills: int) -> None:
 
 
 def test_a_storm_spends_what_the_budget_holds(server: FaultServer) -> None:
-    """Room for 50 calls and 64 threads in 8 processes: 50 requests arrive, and nothing is left reserved."""
+    """With room for 50 calls and 64 threads in 8 processes, 50 requests arrive, and nothing is reserved at the end."""
     assert storm(server, processes=8, threads=8, kills=0) == ROOM
     assert books() == (ROOM * CALL, 0)
 
 
 def test_a_storm_with_processes_killed_forgets_nothing(server: FaultServer) -> None:
-    """Whatever a dead process had sent is paid when its lease ends; never more than the budget."""
+    """Requests of a killed process are paid when their lease ends, within the budget."""
     check_books_after_kills(server, kills=4)
 
 
 @pytest.mark.soak
 def test_many_storms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Again and again, with other processes killed."""
+    """The storm is repeated with other processes killed."""
     for number in range(int(os.environ.get("SOAK_ROUNDS", "1"))):
         monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(tmp_path / f"{number}"))
         with FaultServer() as server:

@@ -1,4 +1,4 @@
-"""What a call costs, and may cost at most: by service tier and by what is sent, whatever the host's decimals are."""
+"""The cost and the worst case of a call, by service tier and sent content, under any decimal settings of the host."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MILLION = 1_000_000
 
 
 def _chat(usage: Any, *, text: str = "hello", finish: str = "stop", **top: Any) -> Reply:
-    """An answer on the OpenAI wire, whole or streamed as it was asked for."""
+    """An answer on the OpenAI wire, as JSON or streamed as requested."""
 
     def reply(exchange: Exchange) -> None:
         common = {"id": "c", "created": 1, "model": "x", **top}
@@ -55,7 +55,7 @@ GOOD = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("wrong", [{"completion_tokens": 50_000_000}, {"prompt_tokens": 2**63}], ids=str)
 def test_no_answer_costs_more_than_was_reserved(api: Make, wrong: dict[str, int], mode: str) -> None:
-    """Counts that cannot be are estimated, with one warning a model, and the answer is handed out."""
+    """Impossible counts are estimated, with one warning a model, and the answer is returned."""
     a = api("a", _chat({**GOOD, **wrong}))
     with manager({"a": model("openai", a)}) as llm, structlog.testing.capture_logs() as logs:
         answers = [_run(llm, mode) for _ in range(2)]
@@ -66,7 +66,7 @@ def test_no_answer_costs_more_than_was_reserved(api: Make, wrong: dict[str, int]
 
 
 def test_a_budget_ends_though_a_server_counts_nothing(api: Make) -> None:
-    """Zeros beside a text, or a total alone, are no free answers."""
+    """An answer whose counts are zero, or that has a total only, is not free."""
     a = api("a", _chat({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}), _chat({"total_tokens": 15}))
     made = manager({"a": model("openai", a)}, max_tokens=100, budget={"total": "0.0006"})
     with made as llm, pytest.raises(errors.BudgetExceededError):
@@ -89,7 +89,7 @@ TIERS = {  # what is asked, what is answered, USD a million tokens of gpt-5's pr
 @pytest.mark.parametrize(("place", "mode"), [("model", "complete"), ("call", "astream")])
 @pytest.mark.parametrize("case", TIERS)
 def test_the_tier_that_answered_prices_the_cost(api: Make, case: str, place: str, mode: str) -> None:
-    """Where the answer names none, the one that was asked for does."""
+    """If the answer names no tier, the requested one is used."""
     asked, answered, prompt, answer_price = TIERS[case]
     extra = {"service_tier": asked} if asked else {}
     a = api("a", _chat(GOOD, **({"service_tier": answered} if answered else {})))
@@ -103,7 +103,7 @@ def test_the_tier_that_answered_prices_the_cost(api: Make, case: str, place: str
 
 @pytest.mark.parametrize(("asked", "times"), [(None, 1), ("default", 1), ("priority", 2), ("auto", 2), ("flex", 0.5)])
 def test_the_tier_that_is_asked_for_prices_the_bound(asked: str | None, times: float) -> None:
-    """`auto` may be answered by the most expensive one."""
+    """The worst case of `auto` is the most expensive tier."""
     plain = {"model": "openai/gpt-5"}
     with manager({"a": {**plain, "extra": {"service_tier": asked} if asked else {}}, "b": plain}) as llm:
         bounds = {one.alias: one.worst_cost for one in llm.route("t", "hi").candidates}
@@ -124,7 +124,7 @@ def test_the_tier_that_is_asked_for_prices_the_bound(asked: str | None, times: f
     ],
 )
 def test_a_tier_without_a_price_is_unknown(name: str, extra: dict[str, Any]) -> None:
-    """And not the standard price: a budget refuses it, and `price:` gives it one."""
+    """The standard price is not used: a budget refuses the tier, and `price:` sets its price."""
     row = {"model": name, "extra": extra}
     with manager({"a": row, "b": {**row, "price": {"input": 1, "output": 2}}}) as llm:
         listed, priced = llm.route("t", "hi").candidates
@@ -146,7 +146,7 @@ LONG = "word " * 2000
 @pytest.mark.parametrize("mode", ["complete", "acomplete"])
 @pytest.mark.parametrize("limit", ["0.69", "0.72", "0.8"])
 def test_a_call_keeps_to_its_limit_through_cuts_and_repairs(api: Make, mode: str, limit: str) -> None:
-    """Each attempt is reserved by the request that is sent: a doubled cap, an invalid answer in its prompt, both."""
+    """Each attempt reserves for the request it sends: with a doubled cap, a repair in its prompt, or both."""
     cut = _chat({"prompt_tokens": 100, "completion_tokens": 1000, "total_tokens": 1100}, text=LONG, finish="length")
     invalid = _chat({"prompt_tokens": 100, "completion_tokens": 2000, "total_tokens": 2100}, text=LONG)
     repaired = _chat({"prompt_tokens": 9000, "completion_tokens": 2000, "total_tokens": 11000}, text='{"count": 1}')
@@ -163,7 +163,7 @@ def test_a_call_keeps_to_its_limit_through_cuts_and_repairs(api: Make, mode: str
 
 
 def test_what_extra_brings_into_the_prompt_is_part_of_its_bound() -> None:
-    """Documents are read by the model; a number or a name is not."""
+    """Documents count as prompt, since the model reads them; numbers and names do not."""
 
     def bound(**extra: Any) -> Decimal:
         with manager({"a": model("openai", "http://127.0.0.1:9", extra=extra)}) as llm:
@@ -181,7 +181,7 @@ EVERY = [
 
 @pytest.fixture
 def hostile(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The decimals of a host program, in this thread and in every later one."""
+    """Sets the decimal context of a host program, in this thread and in every later one."""
     contexts = decimal.getcontext(), decimal.DefaultContext
     before = [context.copy() for context in contexts]
     for context in contexts:
@@ -197,7 +197,7 @@ def hostile(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.parametrize("hostile", [[], EVERY], ids=["two digits", "every trap"], indirect=True)
 @pytest.mark.parametrize("mode", MODES)
 def test_the_hosts_decimals_change_no_amount(api: Make, mode: str, hostile: None, tmp_path: Path) -> None:
-    """Precision, rounding and traps of the host reach no price, budget, sum or report."""
+    """Precision, rounding and traps of the host change no price, budget, sum or report."""
     price = {"input": "1.2345678", "output": "3.4567891"}
     a = api("a", _chat({"prompt_tokens": 111, "completion_tokens": 77, "total_tokens": 188}))
     budget = {"per_day": "98.7654321", "per_call": "1.23456789", "scope": "hostile"}

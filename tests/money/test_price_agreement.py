@@ -1,7 +1,4 @@
-"""Our prices beside those of genai-prices, an independent table: where they differ, and who is right.
-
-A new release may add a row to the table below; look the price up and say who is right.
-"""
+"""Our prices compared with genai-prices, an independent table: the differences, and which table is right."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from testronaut_llm.money.prices import PriceTable, Table
 from testronaut_llm.records import Usage
 from testronaut_llm.support.paths import version
 
-# The lists below are of the locked releases; others differ in a few rows each, and nobody has looked them up.
+# The lists below are of the locked releases; others differ in a few rows each, which were not looked up.
 pytestmark = pytest.mark.skipif(
     any(pin(name) != version(name) for name in ("litellm", "tokencost", "genai-prices")),
     reason="compares the locked price tables",
@@ -62,7 +59,7 @@ ONE_MORNING = datetime(2026, 11, 23, 8, tzinfo=UTC)
 
 
 def test_genai_prices_agree() -> None:
-    """An independent table prices a thousand tokens in and out alike, but for a known list."""
+    """An independent table has the same prices for a thousand tokens in and out, except a known list."""
     genai = pytest.importorskip("genai_prices")
     ours = PriceTable.load(Path("/nonexistent/prices.json"))
     same, differ = 0, set()
@@ -91,7 +88,7 @@ def test_genai_prices_agree() -> None:
 
 @pytest.mark.parametrize("name", ["gpt-4o-mini", "gpt-5", "claude-haiku-4-5", "claude-sonnet-4-5"])
 def test_cached_tokens_agree_with_genai_prices(name: str) -> None:
-    """Cached and cache-written tokens cost the same there."""
+    """Cached and cache-written tokens cost the same in both tables."""
     genai = pytest.importorskip("genai_prices")
     provider, written = ("anthropic", 2000) if name.startswith("claude") else ("openai", 0)
     usage = Usage(prompt_tokens=10_010, cached_tokens=8000, cache_write_tokens=written, completion_tokens=7)

@@ -1,4 +1,4 @@
-"""What a call costs, whose word that is, and `prices update`: taken over whole or not at all."""
+"""The cost of a call with its source, and `prices update`, which takes a complete table or nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def row(cost_in: str = "1e-6", cost_out: str = "2e-6", provider: str = "openai",
 
 
 def table_of(*tables: Mapping[str, Any]) -> PriceTable:
-    """A price table made of these, the most trusted first."""
+    """Returns a price table made of these, the most trusted first."""
     made = [Table(name=f"table {n}", rows=rows) for n, rows in enumerate(tables)]
     return PriceTable([lambda one=one: one for one in made])  # type: ignore[misc]
 
@@ -58,7 +58,7 @@ def test_a_known_model_is_priced_from_litellms_map_with_its_source_named(real: P
 
 
 def test_the_file_comes_before_all_tables(real: PriceTable) -> None:
-    """`price:` in llm.yaml is USD per million tokens and wins; caches cost as input does unless it says otherwise."""
+    """`price:` in llm.yaml is USD per million tokens and wins; cached tokens cost as input does by default."""
     mine = model("openai/gpt-4o", price=PriceConfig(input=Decimal("3"), output=Decimal("5"), cache_read=Decimal("0.5")))
     usage = Usage(prompt_tokens=1000, completion_tokens=100, cached_tokens=400, cache_write_tokens=100)
     cost = real.cost(mine, usage)
@@ -90,7 +90,7 @@ HERE = {"api_base": "http://127.0.0.1:1234/v1"}
     ],
 )
 def test_unknown_is_not_free(reference: str, fields: dict[str, Any], price: int | None, source: str | None) -> None:
-    """Only what is declared free is free, and each price says whose it is."""
+    """Only models that are declared free are free, and each price has its source."""
     newer = {"gpt-x": row(), "zero": row("0", "0"), "half": row("1e-6", "0"), "ollama/qwen3": row(provider="ollama")}
     cost = table_of(newer, {"gpt-x-2024-05-13": row("5e-6")}).cost(
         model(reference, **fields), Usage(prompt_tokens=10**6)
@@ -99,7 +99,7 @@ def test_unknown_is_not_free(reference: str, fields: dict[str, Any], price: int 
 
 
 def test_the_mend_of_a_missing_price_is_a_line_to_add() -> None:
-    """It names the alias, and for an unnamed deployment the base model."""
+    """The fix names the alias, and for an unnamed deployment the base model."""
     fix = table_of().fix(model("azure/dep"))
     assert fix.endswith("`price: {input: USD, output: USD}`, per million tokens, to models.mine in llm.yaml")
     assert "`base_model: NAME`" in fix
@@ -127,7 +127,7 @@ def test_the_mend_of_a_missing_price_is_a_line_to_add() -> None:
     ],
 )
 def test_names_find_their_row(reference: str, base_model: str | None, key: str) -> None:
-    """Exact names, snapshots, prefixes, fine-tunes and base models lead to the row that is meant."""
+    """Exact names, snapshots, prefixes, fine-tunes and base models lead to the right row."""
     prices = table_of(
         {
             "gpt-x": row(),
@@ -147,7 +147,7 @@ def test_names_find_their_row(reference: str, base_model: str | None, key: str) 
 
 
 def test_a_near_miss_is_a_miss() -> None:
-    """A like name, another provider's row, an untuned price, snapshots that disagree: all unknown."""
+    """A similar name, another provider's row, an untuned price, and snapshots that differ are unknown."""
     prices = table_of(
         {
             "gpt-x": row(),
@@ -171,7 +171,7 @@ def test_a_near_miss_is_a_miss() -> None:
     ],
 )  # fmt: skip
 def test_the_response_settles_what_is_paid(reference: str, answered: str | None, cost: int | None) -> None:
-    """A dated snapshot of the configured model, or what an Azure deployment without `base_model` turns out to be."""
+    """The answer may name a dated snapshot, or the model of an Azure deployment without `base_model`."""
     azure = {"azure/gpt-az": row("7e-6", provider="azure")}
     prices = table_of({"gpt-x": row("1e-6"), "gpt-x-2024-05-13": row("5e-6"), "gpt-y": row("9e-6"), **azure})
     assert prices.cost(model(reference), Usage(prompt_tokens=1_000_000), answered).amount == cost
@@ -195,7 +195,7 @@ def test_cached_written_and_reasoning_tokens_have_their_own_rates() -> None:
 
 
 def test_a_long_prompt_moves_the_whole_call_into_the_dearer_tier() -> None:
-    """Above the threshold all tokens of the call cost the higher rates; at it they do not."""
+    """Above the threshold all tokens of the call have the higher rates; at it they do not."""
     tier = {
         "input_cost_per_token_above_200k_tokens": Decimal("2e-6"),
         "output_cost_per_token_above_200k_tokens": Decimal("3e-6"),
@@ -209,7 +209,7 @@ def test_a_long_prompt_moves_the_whole_call_into_the_dearer_tier() -> None:
 
 
 def test_bands_by_prompt_length_are_tiers() -> None:
-    """Rows that list bands in place of one price are read as tiers; what is no band of tokens is left out."""
+    """Rows with bands instead of one price are read as tiers; invalid bands are ignored."""
     names = ("range", "input_cost_per_token", "output_cost_per_token")
     bands = [
         dict(zip(names, ([0, Decimal("256e3")], Decimal("5e-8"), Decimal("4e-7")), strict=True)),
@@ -224,7 +224,7 @@ def test_bands_by_prompt_length_are_tiers() -> None:
 
 
 def test_an_embedding_is_paid_by_its_prompt_alone(real: PriceTable) -> None:
-    """Embedding rows need no answer price."""
+    """Embedding rows need no price of an answer."""
     small = real.cost(model("openai/text-embedding-3-small"), Usage(prompt_tokens=1_000_000))
     assert small.amount == Decimal("0.02")
     free_answers = {"litellm_provider": "openai", "mode": "embedding", "input_cost_per_token": Decimal("1e-7")}
@@ -241,7 +241,7 @@ def test_an_embedding_is_paid_by_its_prompt_alone(real: PriceTable) -> None:
 def test_no_call_costs_more_than_its_worst_case(
     prompt: int, slack: int, answer: int, shares: tuple[float, float, float], prices: list[int]
 ) -> None:
-    """However tokens split into cached, written and reasoning ones, and in whichever tier: the reservation holds."""
+    """The reservation is enough for any split into cached, written and reasoning tokens, in any tier."""
     names = ("input", "output", "cache_read", "cache_write", "reasoning")
     low, high = (Rates(**dict(zip(names, map(Decimal, part), strict=True))) for part in (prices[:5], prices[5:]))
     price = Price(tiers=((0, low), (200_000, high)), source="made up")
@@ -257,7 +257,7 @@ def test_no_call_costs_more_than_its_worst_case(
 
 
 def test_facts_come_from_the_row_and_yield_to_the_file(real: PriceTable) -> None:
-    """Window, output and abilities are looked up by the same rules as prices; llm.yaml overrules them."""
+    """Window, output and abilities are looked up as prices are; llm.yaml overrides them."""
     facts = real.facts(model("openai/gpt-4o-mini"))
     assert (facts.known, facts.context_window, facts.max_output, facts.supports_schema) == (True, 128_000, 16_384, True)
     assert real.facts(model("azure/dep", base_model="gpt-4o-mini")).context_window == 128_000
@@ -265,7 +265,7 @@ def test_facts_come_from_the_row_and_yield_to_the_file(real: PriceTable) -> None
     assert (mine.context_window, mine.max_output) == (1000, 10)
     assert real.facts(model("openai/text-embedding-3-small")).dimensions == 1536
     assert real.facts(model("openai/text-embedding-3-small", dimensions=256)).dimensions == 256
-    prices = table_of({"ollama/llama3.1": row("0", "0", "ollama", max_input_tokens=8192)})  # on which server?
+    prices = table_of({"ollama/llama3.1": row("0", "0", "ollama", max_input_tokens=8192)})  # the server is unknown
     assert prices.facts(model("ollama/llama3.1")).context_window is None
     assert prices.facts(model("ollama/llama3.1", num_ctx=16_384)).context_window == 16_384
     unknown = prices.facts(model("openai/none-such"))
@@ -273,7 +273,7 @@ def test_facts_come_from_the_row_and_yield_to_the_file(real: PriceTable) -> None
 
 
 def test_the_users_table_comes_first_and_a_broken_one_is_passed_over(tmp_path: Path) -> None:
-    """What `prices update` wrote overrules the bundled tables; a damaged file costs a warning, not the call."""
+    """The table of `prices update` overrides the bundled tables; a damaged file is one warning."""
     file = tmp_path / "prices.json"
     rows = {"gpt-4o": {"litellm_provider": "openai", "input_cost_per_token": 7e-6, "output_cost_per_token": 8e-6}}
     file.write_text(json.dumps({"version": 1, "updated": "2026-11-23T00:00:00Z", "rows": rows}))
@@ -286,7 +286,7 @@ def test_the_users_table_comes_first_and_a_broken_one_is_passed_over(tmp_path: P
 
 
 def test_the_tables_tell_their_age(real: PriceTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each names itself, its version and the newest dated model that it lists. A missing package leaves the others."""
+    """Each has its name, version and newest dated model. If a package is missing, the others are shown."""
     litellm, tokencost = real.tables()
     assert litellm.name.startswith("litellm ")
     assert tokencost.name.startswith("tokencost ")
@@ -318,7 +318,7 @@ def with_row(**fields: Any) -> dict[str, Any]:
 
 
 def test_a_file_becomes_the_users_table_and_the_previous_one_is_kept(tmp_path: Path) -> None:
-    """After the update its prices rule, and the report says how many models it prices."""
+    """After the update its prices apply, and the report has the number of priced models."""
     done = update_prices(written(tmp_path, GOOD))
     assert (done.models, done.priced, done.previous) == (2, 1, None)
     price = PriceTable.load().price(model("openai/gpt-new"))
@@ -332,7 +332,7 @@ def test_a_file_becomes_the_users_table_and_the_previous_one_is_kept(tmp_path: P
 
 
 def test_the_map_that_litellm_ships_passes(tmp_path: Path) -> None:
-    """The format is LiteLLM's own: its whole map is taken as it is."""
+    """The format is LiteLLM's: its whole map is accepted."""
     source = data_file("litellm", "model_prices_and_context_window_backup.json")
     done = update_prices(str(source), path=tmp_path / "prices.json")
     assert done.models > 4000
@@ -356,7 +356,7 @@ def test_the_map_that_litellm_ships_passes(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_table_changes_nothing(tmp_path: Path, content: Any, says: str) -> None:
-    """Impossible prices are named, and the table stays what it was."""
+    """Impossible prices are named, and the table is unchanged."""
     target = tmp_path / "prices.json"
     update_prices(written(tmp_path, GOOD), path=target)
     before = target.read_text()
@@ -367,7 +367,7 @@ def test_a_bad_table_changes_nothing(tmp_path: Path, content: Any, says: str) ->
 
 
 def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Missing, too large, in the way: each a ConfigError with the path."""
+    """Missing, oversized and blocked files are each a ConfigError with the path."""
     with pytest.raises(ConfigError, match=r"cannot read .*nowhere\.json"):
         update_prices(str(tmp_path / "nowhere.json"))
     source = written(tmp_path, GOOD)
@@ -380,7 +380,7 @@ def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path, monkeypa
 
 
 def test_a_url_is_fetched_when_asked(tmp_path: Path, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain http is taken on loopback; a bad status, too much text or no text at all change nothing."""
+    """Plain http is accepted on loopback; a bad status, a large body and invalid text change nothing."""
     target = tmp_path / "prices.json"
     httpserver.expect_request("/good").respond_with_json(GOOD)
     httpserver.expect_request("/gone").respond_with_data("", status=404)
@@ -398,6 +398,6 @@ def test_a_url_is_fetched_when_asked(tmp_path: Path, httpserver: HTTPServer, mon
 
 @pytest.mark.parametrize("url", ["http://prices.example/map.json", "ftp://127.0.0.1/map.json", "file:///etc/passwd"])
 def test_prices_come_over_https_or_not_at_all(url: str) -> None:
-    """Nobody on the way may change them, and a URL is no way to read files."""
+    """Plain http to another host, and URLs of files, are refused."""
     with pytest.raises(ConfigError, match="expected a file or an https:// address"):
         update_prices(url)

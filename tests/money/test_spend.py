@@ -1,4 +1,4 @@
-"""`spend` tells what was spent, in each form, and what is told is the same in all of them."""
+"""`spend` shows the same sums in each form."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ budget: {scope: mine, per_month: 4, total: 100}
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an `llm.yaml`."""
+    """Makes a folder with an `llm.yaml`."""
     (tmp_path / "llm.yaml").write_text(CONFIG)
     monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
     monkeypatch.chdir(tmp_path)
@@ -61,7 +61,7 @@ def spent() -> None:
 
 @pytest.mark.usefixtures("spent")
 def test_the_tables_show_sums_and_limits(run: Run, tmp_path: Path) -> None:
-    """By day, task and model, and what each limit leaves."""
+    """Sums are by day, task and model, and each limit has its remaining money."""
     code, out, _ = run("spend")
     assert code == 0
     assert "t\t2\t1\t2,000\t20\t$0.75\t$0.12\n" in out
@@ -74,7 +74,7 @@ def test_the_tables_show_sums_and_limits(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("spent")
 def test_each_form_tells_the_same(run: Run, tmp_path: Path) -> None:
-    """JSON and the page hold the same sums; `--since` leaves out what is older, never what counts."""
+    """JSON and the page have the same sums; `--since` leaves out older requests, but not from limits."""
     found = json.loads(run("spend", "--json")[1])
     assert (found["total"]["cost"], found["total"]["calls"], found["by_model"]["n"]["cost"]) == ("2.25", 4, "1.5")
     code, out, err = run("spend", "--html", "page.html", "--since", "30d")
@@ -87,14 +87,14 @@ def test_each_form_tells_the_same(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("spent")
 def test_prune_keeps_the_sums(run: Run) -> None:
-    """Requests of long ago become sums."""
+    """Old requests become sums."""
     before = json.loads(run("spend", "--json")[1])["rows"]
     assert run("spend", "prune", "--older-than", "1d")[2] == "single requests deleted: 1; their sums stay\n"
     assert json.loads(run("spend", "--json")[1])["rows"] == before
 
 
 def test_nothing_spent(run: Run, tmp_path: Path) -> None:
-    """That is said, in each form, and no ledger is made."""
+    """Each form says so, and no ledger is made."""
     code, out, err = run("spend", "--since", "2026-01-01")
     assert (code, err) == (0, "nothing has been spent since 2026-01-01 for mine\n")
     assert out.startswith("limit\t")
@@ -113,14 +113,14 @@ def test_nothing_spent(run: Run, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_said(run: Run, arguments: tuple[str, ...], says: str) -> None:
-    """Exit code 2, and one message."""
+    """The exit code is 2, with one message."""
     code, _, err = run("spend", *arguments)
     assert code == 2
     assert says in err
 
 
 class Page(HTMLParser):
-    """What a page consists of."""
+    """Collects the parts of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ def test_the_page_is_whole_by_itself(days: int) -> None:
 
 
 def test_bars_are_stacked_and_merged() -> None:
-    """A bar is a day, or a month where there are many days; models beyond the seventh share a colour."""
+    """A bar is a day, or a month if there are many days; models after the seventh share a colour."""
     parts = re.compile(r'<i class="(\w+)" style="height:([\d.]+)%" title="(.*?): (.*?), (.*?)">')
     few = spend_of((1, "t", "a", "1"), (1, "t", "b", "3"), (0, "t", "a", "2"))
     first, last = few.by_day
@@ -178,7 +178,7 @@ def test_bars_are_stacked_and_merged() -> None:
 
 
 def test_a_page_without_costs_says_so() -> None:
-    """A sentence in place of empty charts."""
+    """It has a sentence instead of empty charts."""
     text = page(spend_of((0, "t", "free", "0")))
     assert "Nothing has been spent yet: every answer so far was free, stored, or of unknown price." in text
     assert "By task" not in text

@@ -1,4 +1,4 @@
-"""Tokens known before a call is sent: counted offline, and corrected by what answers report."""
+"""Tokens of a call before it is sent: counted offline, and corrected by the usage of answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def model(reference: str, **fields: Any) -> ModelConfig:
 
 
 def prompt(*texts: str, system: str | None = None) -> tuple[Message, ...]:
-    """A user's message, an answer, a user's message, ..."""
+    """Returns a conversation: a user's message, an answer, a user's message, and so on."""
     turns = [Message(role="assistant" if n % 2 else "user", content=text) for n, text in enumerate(texts)]
     return (*([Message(role="system", content=system)] if system else []), *turns)
 
@@ -86,19 +86,19 @@ def test_base_models_and_embeddings(counter: TokenCounter) -> None:
     ],
 )  # fmt: skip
 def test_names_find_their_family(names: str, family: str) -> None:
-    """Whatever provider serves it, a model counts as its family does."""
+    """A model counts as its family does, with any provider."""
     assert {family_of(model(name)).name for name in names.split()} == {family}
 
 
 def test_cloud_models_learn_by_family_and_local_ones_by_model() -> None:
-    """A family shares a tokenizer and a provider its framing; a local model brings its own chat template."""
+    """A family shares a tokenizer and a provider its framing; a local model has its own chat template."""
     names = ("anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-4-5", "ollama/llama3.1:8b", "xai/grok-9")
     keys = [memory_key(one, family_of(one)) for one in map(model, names)]
     assert keys == ["anthropic:claude", "anthropic:claude", "ollama:llama3.1", "xai:grok-9"]
 
 
 def test_system_text_schema_and_thinking_count(counter: TokenCounter) -> None:
-    """All that is sent is counted: a system message, the schema on the wire, the tokens that thinking adds."""
+    """All sent tokens count: a system message, the schema on the wire, and those that thinking adds."""
     schema = json.dumps({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]})
     for reference in ("openai/gpt-4o", "anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-5-5"):
         plain = counter.estimate(model(reference), prompt(FRANCE))
@@ -132,14 +132,14 @@ def test_nothing_is_downloaded_and_the_environment_stays(tmp_path: Path) -> None
 
 
 def test_without_the_vocabularies_tokens_are_guessed_from_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A LiteLLM that ships no such file costs accuracy, not the call."""
+    """If LiteLLM ships no vocabulary, counts are less exact, and calls work."""
     monkeypatch.setitem(VOCABULARIES, "o200k", {"file": "no-such-file", "pattern": ""})
     monkeypatch.setattr(token_counter, "_encoding", token_counter._encoding.__wrapped__)
     assert [count.__wrapped__("o200k", "x" * length) for length in (36, 0)] == [10, 0]
 
 
 def test_no_text_breaks_the_tokenizer() -> None:
-    """A million spaces, special tokens, broken surrogates: counted, not raised (tiktoken alone panics on the first)."""
+    """A million spaces, special tokens and broken surrogates are counted (tiktoken alone panics on the first)."""
     for text, least in ((" " * 1_000_000, 1), ("<|endoftext|>", 2), ("\ud800", 1)):
         assert count("o200k", text) >= least
 
@@ -147,14 +147,14 @@ def test_no_text_breaks_the_tokenizer() -> None:
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(max_size=400), vocabulary=st.sampled_from([*VOCABULARIES, "p50k-digits"]))
 def test_the_upper_bound_holds(text: str, vocabulary: Any) -> None:
-    """No vocabulary makes more tokens of a text than it has bytes."""
+    """No vocabulary makes more tokens of a text than the text has bytes."""
     bound = TokenCounter().upper_bound([Message(role="user", content=text)])
     assert count(vocabulary, text) <= bound - 256
 
 
 @pytest.mark.parametrize("name", ["openai/gpt-4o", "anthropic/claude-haiku-4-5", "anthropic/claude-5", "groq/gpt-oss"])
 def test_estimates_never_exceed_the_bound(counter: TokenCounter, name: str) -> None:
-    """For any family, with thinking and a schema, and where a tokenizer makes eighteen characters of one."""
+    """This holds for any family, with thinking and a schema, and for characters that become eighteen."""
     schema = json.dumps({"type": "object", "properties": {f"field_{n}": {"type": "string"} for n in range(20)}})
     messages = prompt(LISTING, "A listing.", FRANCE, system="Be brief.")
     assert counter.estimate(model(name, reasoning="high"), messages, schema) < counter.upper_bound(messages, schema)
@@ -162,13 +162,13 @@ def test_estimates_never_exceed_the_bound(counter: TokenCounter, name: str) -> N
 
 
 def test_the_cautious_estimate_has_the_familys_margin(counter: TokenCounter) -> None:
-    """Little where the tokenizer is the real one, more where it is a guess."""
+    """The margin is small for a real tokenizer and larger for a guess."""
     names = ("openai/gpt-4o", "anthropic/claude-sonnet-5", "xai/grok-9")
     assert [counter.cautious(model(name), 1000) for name in names] == [1020, 1150, 1300]
 
 
 def charge(counter: TokenCounter, who: ModelConfig, text: str, slope: float, offset: float) -> float:
-    """Lets a provider charge by a rule of its own, and returns how far the estimate was off."""
+    """Makes a provider charge by its own rule, and returns the error of the estimates."""
     messages = prompt(text)
     counted = sum(count(family_of(who).vocabulary, m.content) for m in messages)
     charged = round(offset + slope * counted)
@@ -179,7 +179,7 @@ def charge(counter: TokenCounter, who: ModelConfig, text: str, slope: float, off
 
 @pytest.mark.parametrize(("slope", "offset"), [(1.0, 4), (1.4, 30), (0.8, 10), (1.15, 300)])
 def test_an_unknown_family_is_learned_in_a_few_calls(counter: TokenCounter, slope: float, offset: float) -> None:
-    """Whatever a stranger's tokenizer and template do, a handful of answers teaches them."""
+    """A few answers are enough to learn any tokenizer and template."""
     who = model("xai/grok-9")
     words = ["analyse", "the", "output", "of", "this", "command", "and", "list", "every", "flag"]
     rng = random.Random(3)
@@ -191,7 +191,7 @@ def test_an_unknown_family_is_learned_in_a_few_calls(counter: TokenCounter, slop
 
 
 def test_outliers_do_not_move_the_estimate(counter: TokenCounter) -> None:
-    """A prompt with something uncounted in it, one in six, leaves the estimates of the others where they were."""
+    """One prompt in six with uncounted content does not change the estimates of the others."""
     who = model("anthropic/claude-haiku-4-5")
     before = {n: counter.estimate(who, prompt(LISTING * n)) for n in range(1, 25)}
     for n, charged in before.items():
@@ -205,7 +205,7 @@ def test_outliers_do_not_move_the_estimate(counter: TokenCounter) -> None:
 
 
 def test_only_reported_usage_of_our_own_estimates_teaches(tmp_path: Path) -> None:
-    """Usage that is estimated itself, an estimate that we did not make and empty usage are not learned from."""
+    """Estimated usage, estimates of others and empty usage are not learned from."""
     path = tmp_path / "tokens.jsonl"
     counter, who = TokenCounter(path), model("xai/grok-9")
     estimate = counter.estimate(who, prompt(FRANCE))
@@ -218,7 +218,7 @@ def test_only_reported_usage_of_our_own_estimates_teaches(tmp_path: Path) -> Non
 
 
 def test_an_answers_length_is_the_mean_of_earlier_ones(counter: TokenCounter) -> None:
-    """First an eighth of max_tokens, then what any model did for this task, then what this one did."""
+    """First an eighth of max_tokens, then the mean of the task, then that of task and model."""
     mine, other = model("openai/gpt-4o"), model("openai/gpt-4o-mini")
     assert counter.answer_length("cli_analysis", mine, 4096) == 512
     assert counter.answer_length("cli_analysis", mine, 4) == 1
@@ -239,7 +239,7 @@ def learn(counter: TokenCounter, *charged: int) -> None:
 
 
 def points(path: Path, who: str = "xai:grok-9") -> list[int]:
-    """What a new process knows of the charges of a model."""
+    """Returns what a new process knows of the charges of a model."""
     counter = TokenCounter(path)
     counter.answer_length("t", model("xai/grok-9"), 9)
     return [charged + 5 for _, charged in counter._points[who]]  # beyond the framing
@@ -258,7 +258,7 @@ def test_what_was_learned_survives_the_process(tmp_path: Path) -> None:
 
 
 def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few dozen observations a family, and a file that is shortened when it is read."""
+    """A family keeps a few dozen observations, and a long file is shortened when it is read."""
     monkeypatch.setattr(token_counter, "_ESTIMATES", 2)
     path = tmp_path / "tokens.jsonl"
     learn(TokenCounter(path), *range(100, 109 + KEPT))
@@ -274,7 +274,7 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_damaged_line_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """With one warning; the other lines count."""
+    """There is one warning; the other lines count."""
     path = tmp_path / "tokens.jsonl"
     learn(TokenCounter(path), 70)
     with path.open("ab") as file:
@@ -294,7 +294,7 @@ def test_a_folder_that_cannot_be_used_costs_no_call(tmp_path: Path, caplog: pyte
 
 
 def test_processes_do_not_lose_each_others_observations(tmp_path: Path) -> None:
-    """Each appends whole lines."""
+    """Each process appends complete lines."""
     path = tmp_path / "tokens.jsonl"
     counters = [TokenCounter(path) for _ in range(3)]
     with ThreadPoolExecutor(6) as pool:

@@ -39,7 +39,7 @@ LADDER = (
 )
 DOOR = "gateway.gateway"
 
-# Slow, or with side effects: never at a module's top, but for the places that are nothing without them.
+# Slow, or with side effects: never imported at a module's top, except in modules that only wrap them.
 LATE = (
     "litellm", "tokencost", "tiktoken", "openai", "anthropic", "azure", "vcr", "xllamacpp", "typer", "rich",
 )  # fmt: skip
@@ -82,7 +82,7 @@ def every_module(check: Callable[[Module], None]) -> Callable[[], None]:
 
 
 def rung(name: str) -> int:
-    """The rung that a module stands on."""
+    """Returns the rung of a module."""
     for number, patterns in enumerate(LADDER):
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
             return number
@@ -97,7 +97,7 @@ def own(name: str) -> str | None:
 
 @every_module
 def test_imports_go_one_way(module: Module) -> None:
-    """No module imports one that stands above it."""
+    """No module imports one of a higher rung."""
     mine = rung(module.name)
     upwards = [
         f"line {found.line}: {found.name}"
@@ -108,7 +108,7 @@ def test_imports_go_one_way(module: Module) -> None:
 
 
 def test_no_two_modules_need_each_other() -> None:
-    """The imports at the top of the files form no ring."""
+    """The top-level imports have no cycle."""
     needs = {
         module.name: {name for found in module.imports if found.at_top and (name := own(found.name)) is not None}
         for module in modules()
@@ -129,7 +129,7 @@ def test_only_the_gateway_imports_litellm_and_late(module: Module) -> None:
 
 @every_module
 def test_slow_packages_are_imported_late(module: Module) -> None:
-    """What is slow to load or acts on import is imported where it is used."""
+    """Packages that are slow to load or act on import are imported inside functions."""
     early = [
         f"line {found.line}: {found.name}"
         for found in module.imports
@@ -183,7 +183,7 @@ def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def test_the_package_stays_small() -> None:
-    """The number follows the package down: it is far above what a thin layer should need."""
+    """The package has at most this many lines, and the limit is lowered when the package shrinks."""
     lines = sum(module.text.count("\n") for module in modules())
     assert LINES_OF_THE_PACKAGE - 100 <= lines <= LINES_OF_THE_PACKAGE
 
@@ -248,7 +248,7 @@ def test_every_locked_package_has_a_hash(lock: str) -> None:
 
 
 def test_the_lock_holds_all_that_the_project_asks_for() -> None:
-    """Each dependency, of the extras too, is locked to a version that `pyproject.toml` allows."""
+    """Each dependency, extras included, is locked to a version that `pyproject.toml` allows."""
     locked = requirements("dev.txt")
     asked = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
     wrong = []
@@ -261,7 +261,7 @@ def test_the_lock_holds_all_that_the_project_asks_for() -> None:
 
 @pytest.mark.parametrize("version", ["1.82.7", "1.82.8"])
 def test_the_malicious_releases_of_litellm_are_excluded(version: str) -> None:
-    """Neither our metadata nor the lock file allows the releases that sent keys away."""
+    """The metadata and the lock file exclude the releases that sent keys away."""
     litellm = next(r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "litellm")
     assert f"!={version}" in str(litellm.specifier)
     assert version not in requirements("dev.txt")["litellm"].specifier
@@ -291,7 +291,7 @@ READ_AS_DATA = {"tokencost"}
 
 
 def brought_by(name: str) -> set[str]:
-    """The packages that bring a module: one, or more for a namespace such as `azure`."""
+    """Returns the packages that provide a module: one, or more for a namespace such as `azure`."""
     return {canonicalize_name(package) for package in PACKAGES_OF.get(name, [name])}
 
 
@@ -301,7 +301,7 @@ CORE = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependenc
 
 @every_module
 def test_each_import_is_a_declared_dependency(module: Module) -> None:
-    """No module needs a package that is not declared; what an extra brings is imported late."""
+    """No module imports an undeclared package; packages of an extra are imported late."""
     undeclared = []
     for found in module.imports:
         head = found.name.split(".")[0]

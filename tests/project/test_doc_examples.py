@@ -1,4 +1,4 @@
-"""The short examples of the pages run as they stand."""
+"""The short examples of the pages run unchanged."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ SURFACE = {
 
 @pytest.fixture
 def answering() -> Iterator[FakeLLM]:
-    """The models of the examples in docstrings."""
+    """Yields a fake of the models in docstring examples."""
     row = {"model": "openai/fake", "price": {"input": 0, "output": 0}, "quality": 10}
     tasks = ("cli_analysis", "test_generation", "result_verification", "embedding")
     made = {"models": {"fake": row, "other": row}, "tasks": {name: {"models": ["fake"]} for name in tasks}}
@@ -121,7 +121,7 @@ def test_the_example_of_a_docstring_runs(name: str, answering: FakeLLM) -> None:
 
 
 def commands() -> list[str]:
-    """Each line of a console example that runs the program."""
+    """Returns each line of a console example that runs the program."""
     lines = [line for block in blocks("console") for line in block.text.splitlines()]
     shown = [line[2:].partition(" #")[0].strip() for line in lines if line.startswith("$ ")]
     return sorted(

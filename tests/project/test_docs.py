@@ -1,4 +1,4 @@
-"""The documentation is true: examples load, generated pages are current, and nothing is left out."""
+"""The documentation is correct: examples load, generated pages are current, and nothing is left out."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ def test_a_shown_command_exists(page: str, line: str) -> None:
 
 
 def test_the_generated_pages_are_current() -> None:
-    """Reference pages say what the code says; `make docs` writes them again."""
+    """Reference pages match the code; `make docs` writes them again."""
     generate = [sys.executable, str(ROOT / "scripts" / "generate_docs.py"), "--check"]
     done = subprocess.run(generate, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_pictures_are_current() -> None:
-    """Pictures show what the program prints; `python scripts/pictures.py` makes them again."""
+    """Pictures match the output of the program; `python scripts/pictures.py` makes them again."""
     done = program(ROOT / "scripts" / "pictures.py", "--check")
     assert done.returncode == 0, done.stderr
 

@@ -1,4 +1,4 @@
-"""The built wheel works in an environment of its own."""
+"""The built wheel works in a separate environment."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_command_works(run: Run, installed: Path) -> None:
 
 
 def test_the_plugin_is_found(run: Run, tmp_path: Path) -> None:
-    """The page's first tests pass where only pytest and the package are installed."""
+    """The page's first tests pass with only pytest and the package installed."""
     code, by_rule, _ = (one.text for one in blocks("python", PAGE))
     (settings,), (ini,) = blocks("yaml", PAGE), blocks("ini", PAGE)
     files = {"explain.py": code, "test_by_rule.py": by_rule, "llm.yaml": settings.text, "pytest.ini": ini.text}

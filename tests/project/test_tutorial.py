@@ -1,4 +1,4 @@
-"""The files of the tutorial make a project whose test is recorded, replayed, and sees a change."""
+"""The files of the tutorial make a project whose test is recorded, replayed, and detects a change."""
 
 from __future__ import annotations
 

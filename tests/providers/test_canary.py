@@ -1,4 +1,4 @@
-"""A key in every place that a key can be, and every place that it could come out: it is in none of them."""
+"""Keys are put in every possible place, and no output of any kind holds one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FORMS: dict[str, Callable[[str], str]] = {
 
 
 def echo(*names: str) -> Reply:
-    """Refuses, and repeats the keys that it is sent, in every form: in the body, in a header and in an id."""
+    """Refuses requests, and repeats their keys in every form: in the body, in a header and in an id."""
     words = [form(KEYS[name]) for name in names for form in FORMS.values()]
     body = json.dumps({"error": {"message": "bad key " + ", ".join(words), "type": "x", "param": words[0]}}).encode()
     headers = {"x-request-id": f"req {words[0]}", "x-echo": words[1]}
@@ -51,7 +51,7 @@ def echo(*names: str) -> Reply:
 
 @pytest.fixture
 def folder(tmp_path: Path, api: Callable[..., Api]) -> Path:
-    """An llm.yaml whose models take keys from everywhere, and whose servers tell all they know."""
+    """An llm.yaml whose models take keys from every source, and whose servers repeat them."""
     (tmp_path / "key").write_text(KEYS["FILE_KEY"])
     (tmp_path / "key").chmod(0o600)
     own = ("OPENAI_API_KEY", "HEADER_KEY")
@@ -83,13 +83,13 @@ def folder(tmp_path: Path, api: Callable[..., Api]) -> Path:
 
 
 def found(text: str) -> list[str]:
-    """Which key is in a text, and in which form."""
+    """Returns the keys that a text holds, with their form."""
     low = text.lower()
     return [f"{name} {how}" for name, key in KEYS.items() for how, form in FORMS.items() if form(key).lower() in low]
 
 
 def test_no_key_comes_out_anywhere(folder: Path) -> None:
-    """Output, logs at DEBUG, errors in every shape, cache, ledger, event file, exports: searched byte by byte."""
+    """Output, DEBUG logs, errors, cache, ledger, event file and exports hold no key, byte by byte."""
     home = folder / "home"
     environment = {**os.environ, **KEYS, "TESTRONAUT_LLM_HOME": str(home), "HOME": str(folder / "elsewhere")}
     run = program(str(PROGRAM), str(folder / "llm.yaml"), env=environment)
@@ -112,7 +112,7 @@ def test_no_key_comes_out_anywhere(folder: Path) -> None:
 def test_a_server_that_puts_the_key_into_each_field_gets_it_nowhere(
     tmp_path: Path, api: Callable[..., Api], monkeypatch: pytest.MonkeyPatch, wire: str, stream: bool
 ) -> None:
-    """The model that answered, the request's id: all that is handed out, stored or logged goes without the key."""
+    """Model name, request id and all else that is returned, stored or logged hold no key."""
     key = KEYS["OPENAI_API_KEY"]
     monkeypatch.setenv("MY_KEY", key)
     row = model(wire, api("a", good("fine", model=key, headers={"x-request-id": f"id {key}"})), api_key_env="MY_KEY")
@@ -137,7 +137,7 @@ def test_a_server_that_puts_the_key_into_each_field_gets_it_nowhere(
 
 
 def test_the_search_finds_what_is_there() -> None:
-    """Each key in each form, or the test above would prove nothing."""
+    """Each key is found in each form, or the test above would prove nothing."""
     for name, key in KEYS.items():
         for how, form in FORMS.items():
             assert f"{name} {how}" in found(f"before {form(key)} after")

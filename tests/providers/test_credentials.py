@@ -1,4 +1,4 @@
-"""Keys come late, from where the file says, go to their own provider only, and never show in a message."""
+"""Keys are read late, from the source in the file, sent to their own provider only, and never in a message."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def key_of(model: ModelConfig) -> str | None:
 
 
 def refusal(model: ModelConfig) -> str:
-    """The message without the alias, after a look that no part of the error holds the key."""
+    """Returns the message without the alias, and asserts that no part of the error holds the key."""
     with pytest.raises(MissingCredentialError) as caught:
         key_of(model)
     error = caught.value
@@ -84,7 +84,7 @@ SENT: list[tuple[str, dict[str, Any], dict[str, str], bool]] = [
 def test_a_key_is_sent_to_its_own_provider_only(
     monkeypatch: pytest.MonkeyPatch, case: tuple[str, dict[str, Any], dict[str, str], bool]
 ) -> None:
-    """The first of the usual names that is set, unless the file names another; each call looks anew."""
+    """It is the first usual variable that is set, unless the file names another; each call reads it again."""
     reference, fields, environment, sent = case
     set_all(monkeypatch, environment)
     assert key_of(a_model(reference, **fields)) == (CANARY if sent else None)
@@ -111,7 +111,7 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, str], str, str]] = [
 def test_what_is_missing_is_named_with_the_line_that_fixes_it(
     monkeypatch: pytest.MonkeyPatch, case: tuple[str, dict[str, Any], dict[str, str], str, str]
 ) -> None:
-    """The error of a call and `check`, which runs no command, say the same."""
+    """The error of a call and `check`, which runs no command, have the same message."""
     reference, fields, environment, missing, fix = case
     set_all(monkeypatch, environment)
     model = a_model(reference, **fields)
@@ -122,12 +122,12 @@ def test_what_is_missing_is_named_with_the_line_that_fixes_it(
 
 @pytest.mark.parametrize("pasted", ["gsk_" + "a1B2c3D4" * 6, "sk-not a name"])
 def test_a_key_in_the_place_of_a_name_is_not_shown(pasted: str) -> None:
-    """Whoever pastes the key itself into `api_key_env` does not find it in a log."""
+    """A key that is pasted into `api_key_env` is not in the message."""
     assert pasted not in refusal(a_model().model_copy(update={"api_key_env": pasted}))
 
 
 def test_a_row_without_variables_asks_for_one() -> None:
-    """Nothing usual to set: the field that names a variable is what to write."""
+    """If the provider has no usual variable, the fix is the field that names one."""
     row = Provider(name="bare", default_base="https://bare.example")
     with pytest.raises(MissingCredentialError, match="no key for bare; name its variable"):
         resolve_key(a_model("bare/x"), row)
@@ -135,7 +135,7 @@ def test_a_row_without_variables_asks_for_one() -> None:
 
 @pytest.mark.parametrize("value", [f"{CANARY}\nline", f"two {CANARY}", f"{CANARY}\x00", f"{CANARY}é", " \n"])
 def test_what_is_no_key_is_refused_unseen(value: str) -> None:
-    """A line break in a header is an attack or an accident; the value stays out of the message."""
+    """A value that is empty or more than one word is an error; the message does not hold it."""
     with pytest.raises(UnreadableError) as caught:
         one_word(value.encode(), "it")
     assert str(caught.value) == ("it holds more than a key" if value.strip() else "it holds no key")
@@ -153,7 +153,7 @@ def key_file(tmp_path: Path) -> Path:
 
 
 def test_a_file_of_its_owner_holds_the_key(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mode 0600 or stricter; `~` is the home."""
+    """A key file with mode 0600 or stricter is read; `~` is the home."""
     assert key_of(a_model(api_key_file=str(key_file))) == CANARY
     key_file.chmod(0o400)
     monkeypatch.setenv("HOME", str(key_file.parent))
@@ -165,7 +165,7 @@ def test_a_file_of_its_owner_holds_the_key(key_file: Path, monkeypatch: pytest.M
 @pytest.mark.skipif(os.name != "posix", reason="file modes of POSIX")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
 def test_a_file_that_others_can_read_is_refused(key_file: Path, mode: int) -> None:
-    """The message is the command, quoted for a shell."""
+    """The message is the command that fixes it, quoted for a shell."""
     key_file.chmod(mode)
     model = a_model(api_key_file=str(key_file))
     assert refusal(model).endswith(f"can be read by others (mode {mode:04o}); chmod 600 '{key_file}'")
@@ -173,7 +173,7 @@ def test_a_file_that_others_can_read_is_refused(key_file: Path, mode: int) -> No
 
 
 def test_a_file_that_holds_no_key_is_named(tmp_path: Path, key_file: Path) -> None:
-    """Missing, a folder, a pipe that nobody writes to, empty, more than a key."""
+    """Missing, a folder, a pipe without a writer, empty, or more than a key."""
     assert "cannot be read (No such file" in refusal(a_model(api_key_file=str(tmp_path / "none")))
     os.mkfifo(tmp_path / "pipe", 0o600)
     for name in (tmp_path, tmp_path / "pipe"):
@@ -193,7 +193,7 @@ def command_that(tmp_path: Path, code: str) -> str:
 
 
 def test_a_command_prints_the_key(tmp_path: Path) -> None:
-    """Split like a shell's line, and run without one; what it says on its error output is no part of the key."""
+    """It is split like a shell's line and run without a shell; its stderr is not part of the key."""
     code = f"import sys; print('a warning', file=sys.stderr); print('+'.join([{CANARY!r}, *sys.argv[1:]]))"
     model = a_model(api_key_command=f"{command_that(tmp_path, code)} $HOME;id")
     secret = resolve_key(model, provider_of(model))
@@ -210,7 +210,7 @@ def test_a_command_prints_the_key(tmp_path: Path) -> None:
     ],
 )
 def test_a_command_that_fails_says_so_and_nothing_else(tmp_path: Path, code: str, said: str) -> None:
-    """Its error output may hold the secret, so nobody sees it; nor its arguments."""
+    """Its stderr and arguments may hold the secret, so they are not shown."""
     model = a_model(api_key_command=command_that(tmp_path, code) + " --argument-canary")
     message = refusal(model)
     assert said in message
@@ -219,7 +219,7 @@ def test_a_command_that_fails_says_so_and_nothing_else(tmp_path: Path, code: str
 
 
 def test_a_command_that_hangs_or_is_no_program_is_given_up(tmp_path: Path) -> None:
-    """A password manager that waits for somebody does not hold a call for ever."""
+    """A command that hangs is ended by a time-out; a file that is not a program is an error."""
     hang = command_that(tmp_path, "import time; time.sleep(600)")
     with pytest.raises(UnreadableError, match=r"gave no key within 0\.2 seconds"):
         run_command(hang, timeout=0.2)
@@ -230,7 +230,7 @@ def test_a_command_that_hangs_or_is_no_program_is_given_up(tmp_path: Path) -> No
 
 
 def test_what_a_command_printed_is_used_for_some_minutes(tmp_path: Path) -> None:
-    """One run for many calls and threads; a new one after the time, after `forget`, and for another object."""
+    """Calls and threads share one run; a new one follows the expiry, `forget`, or another object."""
     runs = tmp_path / "runs"
     code = f"open({str(runs)!r}, 'a').write('x'); print('key', len(open({str(runs)!r}).read()), sep='-')"
     model = a_model(api_key_command=command_that(tmp_path, code))
@@ -257,7 +257,7 @@ def test_what_a_command_printed_is_used_for_some_minutes(tmp_path: Path) -> None
 
 
 def test_azure_without_a_key_uses_entra_id_when_the_environment_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One credential, a fresh token a call; a key goes before it; nothing is asked until a call."""
+    """One credential, a new token a call; a key has precedence; no token is requested before a call."""
     from azure.core.exceptions import ClientAuthenticationError
 
     tokens = Mock(side_effect=["token-1", "token-2", ClientAuthenticationError(f"long story with {CANARY}")])
@@ -289,7 +289,7 @@ def test_azure_without_a_key_uses_entra_id_when_the_environment_asks(monkeypatch
 
 @pytest.mark.parametrize("parent_is_there", [False, True])
 def test_without_azure_identity_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, parent_is_there: bool) -> None:
-    """Known without importing anything."""
+    """It is checked without an import."""
 
     def find_spec(name: str) -> None:
         if not parent_is_there:

@@ -1,4 +1,4 @@
-"""What the table says of LiteLLM, compared with LiteLLM itself, and what holds where LiteLLM cannot be read."""
+"""Our table compared with LiteLLM, and the behaviour if LiteLLM's files cannot be read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def from_json(litellm: Any) -> Any:
 
 @pytest.fixture
 def forget() -> Iterator[Callable[[], None]]:
-    """Lets the files be read anew, now and after the test."""
+    """Makes the files be read again, now and after the test."""
 
     def cleared() -> None:
         litellm_names.cache_clear()
@@ -54,7 +54,7 @@ def forget() -> Iterator[Callable[[], None]]:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]) -> Callable[..., None]:
-    """Puts another LiteLLM in the place of the installed one: `services` as its JSON file, `names` as its list."""
+    """Replaces the installed LiteLLM: `services` is its JSON file, `names` its list."""
 
     def installed(services: str | None, names: str | None) -> None:
         files = {"llms/openai_like/providers.json": services, "types/utils.py": names}
@@ -79,7 +79,7 @@ def test_the_names_are_litellms(litellm: Any, from_json: Any) -> None:
 
 
 def test_each_name_is_listed_once() -> None:
-    """What is kept by hand is what LiteLLM keeps as code, where we ask by its name: not in its data, and not gone."""
+    """Names in our lists are not in LiteLLM's data, and those with its own prefix are names of LiteLLM."""
     asked_by_name = {name for name in listed() if find_provider(name).litellm_prefix != "openai"}
     assert asked_by_name <= litellm_names()
     assert not set(listed()) & set(litellm_services())
@@ -88,7 +88,7 @@ def test_each_name_is_listed_once() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # LiteLLM's own, about its typed dicts
 def test_the_endpoints_are_litellms(litellm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A default endpoint is the one that LiteLLM would take, so that a key goes to its own provider."""
+    """A default endpoint equals LiteLLM's, so that a key is sent to its own provider."""
     for name in [name for name in os.environ if name.endswith(("_API_BASE", "_BASE_URL"))]:
         monkeypatch.delenv(name)
     ours_alone = {"ai21", "lm_studio", "openrouter"}
@@ -101,7 +101,7 @@ def test_the_endpoints_are_litellms(litellm: Any, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_variables_are_litellms(from_json: Any) -> None:
-    """Where LiteLLM keeps the names of variables as data, they come first."""
+    """Variables in LiteLLM's data come first."""
     assert len(litellm_services()) == len(from_json.list_providers()) > 20
     for name in from_json.list_providers():
         theirs, row = from_json.get(name), find_provider(name)
@@ -126,7 +126,7 @@ class Other(str, Enum):
 def test_a_service_of_a_newer_litellm_is_ready_by_its_data(
     install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Names, endpoints, hosts and variables are those of the LiteLLM that is installed, be they new or changed."""
+    """Names, endpoints, hosts and variables are those of the installed LiteLLM, new or changed."""
     data = {"base_url": "https://api.fresh.example/v1/", "api_key_env": "FRESH_KEY", "api_base_env": "FRESH_URL"}
     turned = {"base_url": "https://new.example/v1", "api_key_env": "XAI_API_KEY"}
     install(json.dumps({"fresh-ai": data, "xai": turned, "cerebras": turned}), NAMES)
@@ -148,7 +148,7 @@ def test_a_service_of_a_newer_litellm_is_ready_by_its_data(
 def test_a_name_of_which_nothing_else_is_known_needs_an_endpoint(
     install: Callable[..., None], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """LiteLLM's own way may open connections that are not ours, so the OpenAI form is sent where the file says."""
+    """It is sent in the OpenAI form to the file's endpoint, since LiteLLM might open its own connections."""
     install(None, NAMES.replace("newcomer", name))
     monkeypatch.setenv(f"{name.upper()}_API_KEY", "newcomer-key-1")
     model = ModelConfig(alias="a", model=f"{name}/x")
@@ -177,7 +177,7 @@ def test_a_name_of_which_nothing_else_is_known_needs_an_endpoint(
 def test_another_layout_of_litellm_accepts_every_name(
     install: Callable[..., None], monkeypatch: pytest.MonkeyPatch, services: str | None, names: str | None
 ) -> None:
-    """A list that cannot be read calls no name unknown; rows and tables of ours work as before."""
+    """If the list cannot be read, every name is accepted; our rows and tables work as before."""
     install(services, names)
     assert not litellm_names()
     assert not litellm_services()
@@ -191,7 +191,7 @@ def test_another_layout_of_litellm_accepts_every_name(
 
 
 def test_a_row_that_is_no_service_is_left_out(install: Callable[..., None]) -> None:
-    """A key is sent to an https URL of LiteLLM's data, or nowhere."""
+    """A row of LiteLLM's data without a plain https URL and a key variable is ignored."""
     urls = ("http://plain.example/v1", "https://u:p@host.example/v1", "https://{region}.host.example:port/v1", None)
     odd = [{"base_url": url, "api_key_env": "K"} for url in (*urls, "https:///v1")]
     odd += [{"base_url": "https://host.example/v1", "api_key_env": "no name"}, {"base_url": "https://host.example/v1"}]
@@ -217,7 +217,7 @@ EMBEDDERS = {name for name in LISTED if find_provider(name).embedding_client == 
 @pytest.mark.filterwarnings("ignore")  # LiteLLM's own, about its typed dicts
 @pytest.mark.parametrize("embedding", [False, True], ids=["chat", "embedding"])
 def test_litellm_takes_the_client_that_the_row_names(litellm: Any, network: NetworkGuard, embedding: bool) -> None:
-    """Each provider's request leaves through the client it is given, and none opens another connection."""
+    """Each provider's request uses the given client, and no other connection is opened."""
     import openai
 
     requests: list[str] = []

@@ -1,4 +1,4 @@
-"""Proxies and certificates of the environment: what they steer, and what a value of no use does."""
+"""Proxies and certificates of the environment: their effect, and errors for invalid values."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ broken = pytest.mark.parametrize(("variable", "value"), BROKEN.values(), ids=BRO
 
 @pytest.fixture(autouse=True)
 def _no_socksio(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where `httpx[socks]` is not installed."""
+    """Acts as if `httpx[socks]` is not installed."""
     monkeypatch.setitem(sys.modules, "socksio", None)
     find = network.importlib.util.find_spec
     monkeypatch.setattr(network.importlib.util, "find_spec", lambda name: None if name == "socksio" else find(name))
@@ -66,7 +66,7 @@ def _no_socksio(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def trap(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    """A proxy that answers each request by itself, named by HTTP_PROXY."""
+    """A proxy that answers each request itself, named by HTTP_PROXY."""
     proxy = server.plan("proxy", faults.raw(200, b"{}"))
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     return proxy
@@ -74,7 +74,7 @@ def trap(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
 
 @broken
 def test_a_value_of_no_use_names_its_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
-    """One typed error says which variable, what to do, and never the value's password; it is not tried again."""
+    """One typed error has the variable and the fix, never a password in the value; it is not retried."""
     monkeypatch.setenv(variable, value)
     for url in (ELSEWHERE, None):
         with pytest.raises(errors.ConnectionFailedError) as caught:
@@ -92,7 +92,7 @@ def test_a_value_of_no_use_names_its_variable(monkeypatch: pytest.MonkeyPatch, v
 async def test_the_next_model_is_asked_and_nothing_is_paid(
     api: Make, network: NetworkGuard, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, mode: str
 ) -> None:
-    """A cloud model that cannot be reached from here costs nothing, and a model on loopback answers."""
+    """An unreachable cloud model costs nothing, and a model on loopback answers."""
     here = api("here", faults.good())
     clouds = {wire.replace(" ", "-"): model(wire, ELSEWHERE) for wire in WIRES}
     monkeypatch.setenv(variable, value)
@@ -112,7 +112,7 @@ async def test_the_next_model_is_asked_and_nothing_is_paid(
 def test_loopback_needs_nothing_of_the_environment(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, url: str
 ) -> None:
-    """A model server on this machine is reached whatever the environment holds, in both kinds of client."""
+    """A local model server is reached in any environment, by both kinds of client."""
     monkeypatch.setenv(variable, value)
     httpx.Client(**client_settings(url)).close()
     asyncio.run(httpx.AsyncClient(**client_settings(url, asynchronous=True)).aclose())
@@ -141,7 +141,7 @@ ROUTES = [
 def test_each_form_of_no_proxy(
     trap: Endpoint, network: NetworkGuard, monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str, direct: bool
 ) -> None:
-    """Names, their domains, ports, addresses and ranges, IPv6 too, go past the proxy; all else goes to it."""
+    """Names, their domains, ports, addresses and ranges, IPv6 too, bypass the proxy; all else uses it."""
     monkeypatch.setenv("NO_PROXY", no_proxy)
 
     async def again() -> None:
@@ -160,7 +160,7 @@ def test_each_form_of_no_proxy(
 
 
 def test_a_redirect_to_loopback_takes_no_proxy(trap: Endpoint, server: FaultServer) -> None:
-    """A download that is sent on to this machine does not show it to the proxy."""
+    """A download that is redirected to this machine does not use the proxy."""
     here = server.plan("here", faults.raw(200, b"here"))
     for host in ("127.0.0.1", "localhost"):
         url = here.url.replace("127.0.0.1", host)
@@ -190,7 +190,7 @@ PROXIES = [
 def test_which_proxy_serves_a_url(
     monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str], url: str | None, expected: str
 ) -> None:
-    """The variable of the scheme, then ALL_PROXY, small letters first; its password is not shown."""
+    """The variable of the scheme, then ALL_PROXY, lower case first; its password is not shown."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert str(proxy_for(url)) == expected
@@ -202,7 +202,7 @@ def test_which_proxy_serves_a_url(
 def test_a_proxy_that_wants_a_password_is_named(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch, wire: str, url: str, mode: str
 ) -> None:
-    """A 407 is the proxy's: the message names it and its variable, not its password; the next model is asked."""
+    """For a 407 the message names the proxy and its variable, not its password; the next model is asked."""
     proxy = server.plan("proxy", faults.raw(407, b"<html>no</html>", "text/html"))
     variable = "HTTPS_PROXY" if url.startswith("https") else "HTTP_PROXY"
     monkeypatch.setenv(variable, proxy.url.replace("://", "://user:hunter2@"))
@@ -221,7 +221,7 @@ def test_a_proxy_that_wants_a_password_is_named(
 def test_a_library_that_makes_clients_is_imported_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
-    """What would break the import is hidden while it lasts, and there again when it has ended, or failed."""
+    """Variables that break the import are hidden during it, and restored after its end or failure."""
     (tmp_path / "makes_clients.py").write_text("import httpx\nhttpx.Client().close()\n")
     (tmp_path / "fails.py").write_text("raise ImportError('no')\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -246,7 +246,7 @@ with LLMManager(sys.argv[1]) as llm:
 
 
 def test_litellm_is_imported_in_the_worst_environment(api: Make, tmp_path: Path) -> None:
-    """With every variable broken that breaks `import litellm`, a model on loopback answers."""
+    """If every variable that breaks `import litellm` is invalid, a model on loopback still answers."""
     here = api("here", faults.good())
     row = f'{{model: openai/gpt-4o-mini, api_base: "{here.url}/v1", api_key_env: MY_KEY}}'
     file = tmp_path / "llm.yaml"

@@ -1,4 +1,4 @@
-"""`export litellm-proxy`: all that can move moves, what cannot is said, no key and no variable is written out."""
+"""`export litellm-proxy` writes or lists every setting, and writes no key and no value of a variable."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ PACKAGED = ROOT / "llm.yaml"
 
 
 def exported(model: dict[str, Any], **more: Any) -> ProxyExport:
-    """A file of one model, `m`, and one task, `t`; or of what `more` says."""
+    """Returns the export of one model, `m`, and one task, `t`; or of the sections in `more`."""
     data = {"models": {"m": model}, "tasks": {"t": {"models": ["m"]}}, **more}
     return proxy_export(LLMConfig.model_validate(data), data)
 
 
 def params(made: ProxyExport) -> dict[str, Any]:
-    """What the proxy is told of the first model."""
+    """Returns the parameters of the first model in the proxy's file."""
     return dict(made.document["model_list"][0]["litellm_params"])
 
 
 @pytest.mark.parametrize("base", ["ft:gpt-4o-2024-08-06", "azure/ft:gpt-4o-2024-08-06"])
 def test_a_deployment_of_a_model_that_only_openai_lists_has_a_price(base: str) -> None:
-    """The row through the proxy is priced, and so is the deployment in the proxy's own tables."""
+    """The row through the proxy has a price, and so has the deployment in the proxy's own tables."""
     made = exported({"model": "azure/d", "api_base": "https://x.openai.azure.com", "base_model": base})
     assert made.rows["m"]["base_model"] == "openai/ft:gpt-4o-2024-08-06"
     through = ModelConfig(alias="x", model=made.rows["m"]["model"], base_model=made.rows["m"]["base_model"])
@@ -85,7 +85,7 @@ ENVIRONMENT = {"AZURE_API_BASE": "https://x.openai.azure.com", "OPENAI_API_KEY":
 
 @pytest.mark.parametrize("environment", [{}, ENVIRONMENT], ids=["bare", "set"])
 def test_the_packaged_file(environment: dict[str, str], export: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every model that can go, the tasks as names with fallbacks, limits, budget; the same whatever variables hold."""
+    """It has every exportable model, tasks with fallbacks, limits and budget; variable values change nothing."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     code, out, err = export("--config", str(PACKAGED))
@@ -97,7 +97,7 @@ def test_the_packaged_file(environment: dict[str, str], export: Run, monkeypatch
 
 
 def test_the_head_has_the_rows_that_go_through_the_proxy(export: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of llm.yaml: of the same price and quality, ready once the two variables are set; no second hop."""
+    """Rows for llm.yaml have the same price and quality, and are ready once the two variables are set."""
     _, out, _ = export("--config", str(PACKAGED))
     rows = yaml.safe_load("\n".join(line[3:] for line in out.splitlines() if "{model: litellm_proxy/" in line))
     moved = LLMConfig(models=rows, tasks={"default": {"models": list(rows)}})  # type: ignore[dict-item]
@@ -147,7 +147,7 @@ SECTIONS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", sorted(keys_of(ModelConfig)))
 def test_every_field_of_a_model_moves_or_is_said_to_stay(name: str) -> None:
-    """A field that is set changes the proxy's file, or has its line, not both."""
+    """A field that is set changes the proxy's file or is listed as not exported, never both."""
     row = ROWS.get(name, OPENAI)
     made = exported({**row, name: MODEL_FIELDS[name]})
     moved = made.document["model_list"] != exported(row).document["model_list"]
@@ -157,7 +157,7 @@ def test_every_field_of_a_model_moves_or_is_said_to_stay(name: str) -> None:
 
 
 def test_every_other_field_is_spoken_of() -> None:
-    """The proxy knows a task's models and nothing else of it; its budget needs a database; a section moves or stays."""
+    """Of a task only its models are exported; a budget needs a database; each section is exported or listed."""
     for name in set(TaskConfig.model_fields) - {"name", "models"}:
         made = exported(OPENAI, tasks={"t": {"models": ["m"], name: TASK_FIELDS[name]}})
         assert [line for line in made.stays if line.startswith(f"tasks.t.{name}:")], name
@@ -205,7 +205,7 @@ def test_every_other_field_is_spoken_of() -> None:
     ],
 )
 def test_a_row_in_the_proxys_words(row: dict[str, Any], told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it is, whose key it gets, and what is sent with each request."""
+    """It has the address, the key variable, and the settings of each request."""
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     prefix = {"groq": "openai", "ollama": "ollama_chat"}
     provider, _, name = row["model"].partition("/")
@@ -213,7 +213,7 @@ def test_a_row_in_the_proxys_words(row: dict[str, Any], told: dict[str, Any], mo
 
 
 def test_what_came_from_a_variable_is_a_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable's value may be a secret: its name goes, or nothing; the proxy fills no part of a text, and no list."""
+    """Only the variable's name is exported, or nothing; the proxy fills no part of a text, and no list."""
     for name in ("WHOLE", "PART", "LISTED"):
         monkeypatch.setenv(name, "hunter2hunter2")
     extra = {"a": "${WHOLE:-x}", "b": {"c": "${WHOLE}"}, "d": ["${LISTED}"], "e": "x-${PART}", "f": 1}
@@ -237,7 +237,7 @@ def test_what_came_from_a_variable_is_a_reference(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_what_cannot_move_is_said(row: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In words, with what to do about it. Where Azure is used without a key, none is named."""
+    """It is listed with advice. If Azure is used without a key, no key is named."""
     for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"):
         monkeypatch.setenv(name, CANARY)
     made = exported(row)
@@ -246,7 +246,7 @@ def test_what_cannot_move_is_said(row: dict[str, Any], says: str, monkeypatch: p
 
 
 def test_what_may_not_do_a_task_is_no_fallback_of_it() -> None:
-    """Too weak, on another machine, in another vector space: the proxy would not know."""
+    """Models that are too weak, remote, or of another vector space are left out, since the proxy has no such rules."""
     models = {"good": {"model": "openai/gpt-6", "quality": 9}, "weak": {"model": "openai/gpt-6-luna", "quality": 3}}
     models["home"] = {"model": "ollama/qwen3:8b", "quality": 9}
     tasks = {
@@ -266,7 +266,7 @@ def test_what_may_not_do_a_task_is_no_fallback_of_it() -> None:
 
 
 def test_the_lowest_limit_holds_and_a_long_list_is_tried_to_its_end() -> None:
-    """Of a model's own limit, its provider's, its endpoint's. LiteLLM stops after five fallbacks unless it is told."""
+    """The lowest limit of model, provider and endpoint is used; `max_fallbacks` covers the longest list."""
     row = OPENAI | {"api_base": "https://h.example/v1/", "limits": {"rpm": 9, "concurrency": 2}}
     limits = {"openai": {"rpm": 5, "tpm": 70}, "https://h.example/v1": {"rpm": 7}, "groq": {"rpm": 1}}
     made = exported(row, limits=limits)
@@ -278,7 +278,7 @@ def test_the_lowest_limit_holds_and_a_long_list_is_tried_to_its_end() -> None:
 
 
 def test_the_file_is_replaced_whole(export: Run, tmp_path: Path) -> None:
-    """`--out` writes what stdout would show, where it cannot, the error names the file; `--redis` adds its address."""
+    """`--out` writes the text of stdout; if it cannot, the error names the file; `--redis` adds its address."""
     target = tmp_path / "proxy.yaml"
     target.write_text("old")
     code, out, err = export("--out", str(target), "--config", str(PACKAGED))
@@ -293,7 +293,7 @@ def test_the_file_is_replaced_whole(export: Run, tmp_path: Path) -> None:
 
 
 def test_a_model_forced_into_every_task_is_refused(export: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TESTRONAUT_LLM_MODEL is for one run; a file made under it would hold for ever."""
+    """TESTRONAUT_LLM_MODEL is for one run, and an exported file would keep it."""
     monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "luna")
     code, out, err = export("--config", str(PACKAGED))
     assert (code, out) == (2, "")
@@ -301,7 +301,7 @@ def test_a_model_forced_into_every_task_is_refused(export: Run, monkeypatch: pyt
 
 
 def test_a_strangers_file_runs_nothing(export: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An export reads the file and no more: no command is run, none is shown, and names hold no control character."""
+    """An export only reads the file: no command is run or shown, and names hold no control character."""
     flag = tmp_path / "ran"
     nasty = '"caf\\u00e9\\u202e": {model: "openai/x\\u202e"}\n  '
     text = PACKAGED.read_text().replace("quality: 9}", f"quality: 9, api_key_command: touch {flag}}}", 1)

@@ -37,7 +37,7 @@ PATIENCE = 150
 
 
 class Option(BaseModel):
-    """An answer with a shape."""
+    """An answer with a schema."""
 
     flag: str
     meaning: str
@@ -45,7 +45,7 @@ class Option(BaseModel):
 
 @dataclass(frozen=True)
 class Team:
-    """The llm.yaml of one machine, and the same with each model behind the proxy."""
+    """The llm.yaml of one machine, and the same file with each model behind the proxy."""
 
     alone: Path
     behind: Path
@@ -84,7 +84,7 @@ tasks:
 
 
 def _behind(folder: Path, alone: Path, proxy: Path) -> Path:
-    """The same file, its models' lines replaced by those in the head of the proxy's file; and one row for a task."""
+    """Returns the file with its models' lines replaced by those of the proxy's file, and one row for a task."""
     head = [line[3:] for line in proxy.read_text().splitlines() if "{model: litellm_proxy/" in line]
     config = yaml.safe_load(alone.read_text())
     config["models"] |= yaml.safe_load("\n".join(head))
@@ -125,7 +125,7 @@ def _alive(url: str) -> bool:
 
 
 def test_a_moved_row_gives_the_same_answer(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line of llm.yaml is changed, and the same weights say the same through the proxy, at the same price."""
+    """With one line of llm.yaml changed, the same weights answer the same through the proxy, at the same price."""
     question, schema = "What does ls do?", {"schema": Option, "max_tokens": 300}
     with LLMManager(team.alone) as alone, LLMManager(team.behind) as behind:
         here, there = alone.complete(None, question), behind.complete(None, question)
@@ -145,7 +145,7 @@ def test_a_moved_row_gives_the_same_answer(team: Team, monkeypatch: pytest.Monke
 
 
 def test_a_limit_holds_for_all_callers(team: Team) -> None:
-    """One request a minute, whoever asks: of two callers, or at the turn of a minute four, one is refused."""
+    """At one request a minute, one of two callers is refused (or of four, at the turn of a minute)."""
     said: list[object] = []
     for number in range(4):
         with LLMManager(team.behind) as one:

@@ -54,7 +54,7 @@ def option(
 
 
 class Prices(PriceTable):
-    """What `llm.yaml` says of prices and windows; the model `plain` takes no schema."""
+    """Prices and windows of `llm.yaml`; the model `plain` takes no schema."""
 
     def __init__(self) -> None:
         super().__init__([])
@@ -208,7 +208,7 @@ def test_what_cannot_be_asked_is_dropped_with_its_reason(dropped: Option, says: 
 
 
 def test_over_budget_is_judged_by_the_worst_case_and_steps_down() -> None:
-    """A model whose worst case does not fit is passed over for one whose does, and the route says so."""
+    """A model whose worst case does not fit is skipped for one that fits, and the route says so."""
     options = [option("best", "100", quality=9), option("good", "10", quality=7), option("cheap", "1", quality=5)]
     route = routed("as_listed", options, max_tokens=1000, money=left("0.06"))
     assert order(route) == ["good", "cheap"]
@@ -242,7 +242,7 @@ def test_stop_stops_where_local_goes_on() -> None:
     went_on = routed("as_listed", options, max_tokens=10, money=left("0.01", on_exceeded="local"))
     assert order(went_on) == ["home"]
     assert reason(went_on, "home").startswith("steps down from paid, over budget now: ")
-    cheaper = [*options, option("cheap", "1")]  # free ones may stand beside a paid one
+    cheaper = [*options, option("cheap", "1")]  # free ones may be listed with a paid one
     assert order(routed("as_listed", cheaper, max_tokens=10, money=left("0.01"))) == ["home", "cheap"]
 
 
@@ -277,11 +277,11 @@ def test_dropped_candidates_come_last_in_the_listed_order() -> None:
     ],
 )
 def test_nothing_left_says_why(options: list[str], kind: type[Exception], says: str) -> None:
-    """The error is that of money, then windows, then readiness, with the reason of each candidate."""
+    """The error is that of budget, then windows, then readiness, with the reason of each candidate."""
     made = {
         "money": option("money", "99"),
         "window": option("window", context_window=10),
-        "gone": option("gone", "99", ready=GONE),  # that is no matter of money
+        "gone": option("gone", "99", ready=GONE),  # not a matter of the budget
         "weak": option("weak", excluded="too weak"),
     }
     route = routed("cheapest", [made[name] for name in options], max_tokens=1000, money=left("0"))
@@ -329,7 +329,7 @@ OPTIONS = st.lists(
     pace=st.none() | st.sampled_from([Decimal("0.001"), Decimal("0.05")]),
 )
 def test_no_route_breaks_a_rule(made: list[Any], strategy: str, money: Money | None, pace: Decimal | None) -> None:
-    """Each candidate is there once with a reason; what is kept is ready, fits, and is affordable."""
+    """Each candidate is listed once with a reason; what is kept is ready, fits, and is affordable."""
     options = [
         option(f"m{n}", price, quality=quality, local=local, context_window=window, ready=READY if ready else GONE)
         for n, (price, quality, local, window, ready) in enumerate(made)

@@ -72,7 +72,7 @@ def test_a_failure_that_may_pass_is_tried_again(kind: type[errors.LLMError], ret
 
 @pytest.mark.parametrize("kind", [*STOP, *RETRY])
 def test_fallback_on_goes_to_the_next_model(kind: type[errors.LLMError]) -> None:
-    """A code in `fallback_on` goes to the next model at once, whatever its verdict."""
+    """A code in `fallback_on` goes to the next model at once, with any verdict."""
     tries, end = _run([A, B], [kind("1"), kind("2")], fallback_on=(kind.code,))
     assert _asked(tries) == ["a", "b"]
     assert not end.stopped
@@ -114,14 +114,14 @@ def test_retry_after_is_honoured(jitter: float, wait: float) -> None:
      (86400.0, 1, False)],
 )  # fmt: skip
 def test_a_long_wait_goes_to_the_next_model(asked: float, models: int, again: bool) -> None:
-    """A wait is kept while it is short, or while no other model could answer."""
+    """A wait is kept if it is short, or if no other model could answer."""
     tries, _ = _run([A, B][:models], [errors.RateLimitError("x", retry_after=asked)])
     assert _asked(tries[1:]) == (["a"] if again else ["b"] * (models - 1))
 
 
 @pytest.mark.parametrize("kind", [*RETRY, *NEXT, *STOP])
 def test_the_end_of_the_deadline_is_a_timeout(kind: type[errors.LLMError]) -> None:
-    """A call that is out of time ends in LLMTimeoutError, which tells the last failure."""
+    """A call that is out of time raises LLMTimeoutError, which names the last failure."""
     _, end = _run([A, B], [kind("why", model="a")], left=0.0)
     assert end.stopped
     assert isinstance(end.last, errors.LLMTimeoutError)

@@ -1,4 +1,4 @@
-"""Retries in whole calls: as many as the task says, and not before the provider wants them."""
+"""Retries in complete calls: as many as the task allows, and not before the provider's wait is over."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("provider_keys")
 
 
 def test_a_provider_may_forbid_retries(api: Make) -> None:
-    """`x-should-retry: false` goes to the next model at once."""
+    """After `x-should-retry: false` the next model is asked at once."""
     a, b = api("a", faults.error("server_error", headers={"x-should-retry": "false"})), api("b", faults.good())
     with manager({"a": model("openai", a), "b": model("openai", b)}) as llm:
         assert llm.complete("t", "hi").model == "b"
@@ -43,7 +43,7 @@ def test_a_key_command_that_fails_is_an_error_of_the_attempt(api: Make) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_programming_error_is_raised_as_it_is(api: Make, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    """An error of our own code is not retried, nor taken for a provider's failure."""
+    """An error of our own code is raised unchanged, without a retry."""
 
     def broken(self: Gateway, *_: object) -> None:
         raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""One schema, four kinds of wire, the same value."""
+"""One schema gives the same value over four kinds of wire."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SCHEMAS = {name: OutputSchema.of(schema) for name, (schema, _, _) in TABLE.items
 
 
 def instance(schema: OutputSchema, value: Any) -> Any:
-    """The value in the caller's form: an instance where the schema is a class."""
+    """Returns the value in the caller's form: an instance if the schema is a class."""
     return value if schema._adapter is None else schema._adapter.validate_python(value)
 
 
 def agree(sent: Any, back: Any) -> bool:
-    """Equal, but for what a wire cannot leave out: an optional field that may be null comes back as null."""
+    """True if both are equal; an optional field that may be null may be null instead of absent."""
     if isinstance(sent, dict) and isinstance(back, dict):
         added = back.keys() - sent.keys()
         return all(back[name] is None for name in added) and all(
@@ -45,9 +45,9 @@ def agree(sent: Any, back: Any) -> bool:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_a_schema_travels_on_every_wire(name: str) -> None:
-    """A wire gets only what it documents, right answers come back as they were, wrong ones are refused with their text.
+    """A wire gets only what it documents, valid answers are unchanged, wrong ones are refused with their text.
 
-    A server that does not enforce the wire's form may answer plainly, inside the wrapper where one was asked for.
+    A server that does not enforce the wire's form may answer plainly, inside the wrapper if one was requested.
     """
     schema, (_, right, wrong) = SCHEMAS[name], TABLE[name]
     for dialect in DIALECTS:
@@ -79,7 +79,7 @@ QUICK = settings(
 @QUICK
 @given(data=st.data())
 def test_any_answer_survives(name: str, data: st.DataObject) -> None:
-    """Every instance of the caller's schema survives the way out and back, behind every wire."""
+    """Every instance of the caller's schema is the same after encoding and decoding, for every wire."""
     schema = SCHEMAS[name]
     value = data.draw(answers(schema.json_schema))
     try:
@@ -138,7 +138,7 @@ ANY_SCHEMA = st.recursive(
 @settings(QUICK, max_examples=60)
 @given(data=st.data())
 def test_any_schema_travels(data: st.DataObject) -> None:
-    """Whatever the schema: each wire's rules are obeyed, and an instance survives the way out and back."""
+    """For any schema, each wire's rules hold, and an instance is the same after encoding and decoding."""
     document = data.draw(ANY_SCHEMA)
     schema = OutputSchema.of(document)
     value = data.draw(answers(document))
@@ -151,7 +151,7 @@ def test_any_schema_travels(data: st.DataObject) -> None:
 @settings(QUICK, max_examples=5)
 @given(data=st.data())
 def test_what_the_wire_lets_through_is_judged(name: str, data: st.DataObject) -> None:
-    """Any answer that obeys the wire's schema is read or refused; nothing else is raised."""
+    """Any answer that is valid for the wire is read or refused; no other error is raised."""
     schema = SCHEMAS[name]
     for dialect in WIRES:
         wire = schema.wire(dialect).schema
@@ -165,7 +165,7 @@ def test_what_the_wire_lets_through_is_judged(name: str, data: st.DataObject) ->
 
 @pytest.mark.parametrize("name", TABLE)
 def test_llama_cpp_takes_each_free_schema(name: str, embedded_server: Endpoint) -> None:
-    """A real grammar engine compiles the schema, and what comes out of it is JSON."""
+    """A real grammar engine compiles the schema, and its output is JSON."""
     wire = SCHEMAS[name].wire("free").schema
     body = {
         "messages": [{"role": "user", "content": "hi"}],
@@ -191,7 +191,7 @@ def test_the_kind_of_the_answer_is_the_callers() -> None:
 
 
 def test_a_null_that_the_schema_forbids_is_unpacked() -> None:
-    """The null by which a model leaves an optional field out never reaches the caller; an allowed one stays."""
+    """A null in place of an absent optional field is removed; an allowed null is kept."""
     schema = OutputSchema.of(obj(a={"type": "string"}, n_={"type": "integer"}, m_={"type": ["integer", "null"]}))
     text = '{"a": "x", "n": null, "m": null}'
     assert [schema.read(text, dialect) for dialect in DIALECTS] == [{"a": "x", "m": None}] * 6
@@ -200,7 +200,7 @@ def test_a_null_that_the_schema_forbids_is_unpacked() -> None:
 
 
 def test_a_map_is_read_only_from_a_list_of_its_entries() -> None:
-    """Entries without a value, with a key twice, or with a key that is no text, are no map."""
+    """Entries without a value, with a duplicate key, or with a key that is not text, are refused."""
     schema = OutputSchema.of(obj(env={"type": "object", "additionalProperties": STRING}))
     entry = {"key": "A", "value": "1"}
     assert schema.read(json.dumps({"env": [entry]}), "strict") == {"env": {"A": "1"}}
@@ -210,7 +210,7 @@ def test_a_map_is_read_only_from_a_list_of_its_entries() -> None:
 
 
 def test_odd_names_of_properties_travel() -> None:
-    """Anthropic takes plain names only: an object with others travels as text there."""
+    """Anthropic accepts plain names only: an object with other names is sent as JSON text."""
     schema = OutputSchema.of(obj(**{"--all": STRING, "exit code": INTEGER, "": NULL}))
     assert '"type": "string"' in json.dumps(schema.wire("anthropic").schema)
     assert "'--all': {'type': 'string'}" in str(schema.wire("strict").schema)
@@ -219,7 +219,7 @@ def test_odd_names_of_properties_travel() -> None:
 
 
 def test_anything_may_be_a_string_that_looks_like_json() -> None:
-    """On a wire of closed objects anything travels as JSON text, so that `"5"` and 5 stay apart."""
+    """On a wire of closed objects any value is sent as JSON text, so that `"5"` and 5 differ."""
     schema = OutputSchema.of({})
     for dialect in DIALECTS:
         for value in ("5", 5, "{}", '{"a": 1}', "[", None):
@@ -229,7 +229,7 @@ def test_anything_may_be_a_string_that_looks_like_json() -> None:
 
 
 def test_a_wrapper_that_nobody_asked_for_is_refused() -> None:
-    """`{"response": ...}` and `{"result": ...}` are read only where we asked for them."""
+    """`{"response": ...}` and `{"result": ...}` are read only if we asked for them."""
     schema = OutputSchema.of(Verdict)
     inner = '{"outcome": "passed", "confidence": 1}'
     for key in ("response", "result"):
@@ -243,7 +243,7 @@ def test_a_wrapper_that_nobody_asked_for_is_refused() -> None:
 
 
 def test_what_the_wire_cannot_say_is_said_in_words() -> None:
-    """Bounds that are left off stand in the instructions with the place they are about."""
+    """Bounds that the wire cannot express are in the instructions with their path."""
     assert OutputSchema.of(Verdict).wire("strict").instructions == "\n".join(
         ["The answer also obeys:", "- `confidence`: maximum 1, minimum 0", "- `Option.flags`: minItems 1"]
     )
@@ -253,7 +253,7 @@ def test_what_the_wire_cannot_say_is_said_in_words() -> None:
 
 @pytest.mark.parametrize("dialect", ["free", "none"])
 def test_a_model_that_does_not_see_the_schema_is_told(dialect: str) -> None:
-    """Where the wire hides the schema from the model, or takes none, the prompt holds it."""
+    """If the wire hides the schema from the model, or accepts none, the prompt holds it."""
     words = OutputSchema.of(Case).wire(dialect).instructions
     assert "JSON" in words
     assert '"expected_exit":{"' in words
@@ -268,7 +268,7 @@ NAMES = [
 
 @pytest.mark.parametrize(("schema", "name"), NAMES)
 def test_a_name_is_what_every_wire_takes(schema: Any, name: str) -> None:
-    """Names are of letters, digits, `_` and `-`, and of at most 64 of them."""
+    """Names have letters, digits, `_` and `-`, and at most 64 characters."""
     assert OutputSchema.of(schema).name == name
 
 
@@ -294,7 +294,7 @@ LARGE: dict[str, tuple[dict[str, Any], set[str]]] = {
 
 @pytest.mark.parametrize("case", LARGE)
 def test_a_large_schema_goes_in_words_where_the_wire_would_refuse_it(case: str) -> None:
-    """More than a provider documents to compile: words, and the check here. Azure takes less than OpenAI."""
+    """A schema above the provider's limits is sent as text and checked here. Azure's limits are lower than OpenAI's."""
     document, refused_by = LARGE[case]
     schema = OutputSchema.of(document)
     assert {dialect for dialect in WIRES if schema.wire(dialect).schema is None} == refused_by
@@ -309,7 +309,7 @@ def test_a_large_schema_goes_in_words_where_the_wire_would_refuse_it(case: str) 
 
 
 def test_a_class_whose_patterns_python_does_not_know() -> None:
-    """Pydantic's regular expressions know more than Python's; they do not stop the call."""
+    """Pydantic's regular expressions that Python does not support do not fail the call."""
 
     class Word(BaseModel):
         w: str = Field(pattern=r"^\p{Lu}$")
@@ -319,7 +319,7 @@ def test_a_class_whose_patterns_python_does_not_know() -> None:
 
 
 def test_a_repair_names_the_faults() -> None:
-    """The turn that asks for a repair says what was wrong, place by place."""
+    """The repair request lists each problem with its path."""
     schema = OutputSchema.of(Verdict)
     with pytest.raises(OutputInvalidError) as caught:
         schema.read('{"outcome": "passed", "confidence": 7}', "free")
@@ -329,13 +329,13 @@ def test_a_repair_names_the_faults() -> None:
 
 
 def test_an_unknown_dialect_is_a_fault_of_the_provider_row() -> None:
-    """The message names the known ones."""
+    """The message lists the known dialects."""
     with pytest.raises(ConfigError, match="openai, azure, strict, anthropic, free, none"):
         OutputSchema.of({}).wire("sloppy")  # type: ignore[arg-type]  # what a registered row may hold
 
 
 def test_the_schema_of_a_cache_key_is_plain_json() -> None:
-    """The canonical schema is equal for equal schemas, JSON throughout, and the caller's dict is left alone."""
+    """The canonical schema is JSON and equal for equal schemas, and the caller's dict is unchanged."""
     given_schema = {"type": "string", "nullable": True, "enum": ("a", "b")}
     schema = OutputSchema.of(given_schema)
     assert schema.json_schema == {"type": ["string", "null"], "enum": ["a", "b", None]}
@@ -345,7 +345,7 @@ def test_the_schema_of_a_cache_key_is_plain_json() -> None:
 
 
 def test_the_same_schema_is_checked_once() -> None:
-    """What was made of a schema is kept, and two that only look alike are kept apart."""
+    """The result for a schema is cached, and schemas that only look the same are separate."""
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     assert OutputSchema.of(schema) is OutputSchema.of(json.loads(json.dumps(schema)))
     assert OutputSchema.of(Case) is OutputSchema.of(Case)
@@ -356,7 +356,7 @@ def test_the_same_schema_is_checked_once() -> None:
 
 
 def test_errors_of_answers_can_be_pickled() -> None:
-    """A refused answer crosses a process border with its text."""
+    """A pickled error of a refused answer keeps its text."""
     with pytest.raises(OutputInvalidError) as caught:
         OutputSchema.of(Case).read("{}", "none")
     assert pickle.loads(pickle.dumps(caught.value)).text == "{}"
@@ -379,7 +379,7 @@ BECOMES: list[tuple[dict[str, Any], dict[str, Any] | str]] = [
 
 @pytest.mark.parametrize(("schema", "wire"), BECOMES)
 def test_what_a_place_becomes(schema: dict[str, Any], wire: dict[str, Any] | str) -> None:
-    """A lone combinator melts; combinators beside other keywords and what would be ambiguous travel as JSON text."""
+    """A lone combinator is inlined; mixed and ambiguous ones are sent as JSON text."""
     sent = OutputSchema.of(schema).wire("strict").schema or {}
     result = sent["properties"].get("result", sent)
     assert wire in json.dumps(result) if isinstance(wire, str) else result == wire
@@ -387,14 +387,14 @@ def test_what_a_place_becomes(schema: dict[str, Any], wire: dict[str, Any] | str
 
 @pytest.mark.parametrize("pattern", ["^[a-z]+$", r"^--?[a-z]\w*=\d{1,3}$", "^(yes|no)$"])
 def test_simple_patterns_reach_a_wire(pattern: str) -> None:
-    """Every engine reads them alike."""
+    """They mean the same in every engine."""
     schema = OutputSchema.of(obj(a={"type": "string", "pattern": pattern}))
     assert [dialect for dialect in WIRES if "pattern" in str(schema.wire(dialect).schema)] == ["openai", "free"]
 
 
 @pytest.mark.parametrize("pattern", ["abc", "^a|b$", "^(?=a)a$", r"^\bx$", "^.*$", "^[^/]+$", "^" + "a/" * 90 + ".*$"])
 def test_other_patterns_are_said_in_words(pattern: str) -> None:
-    """A grammar would misread or refuse them. A long one takes no longer to judge."""
+    """A grammar would misread or refuse them. A long pattern is judged as fast."""
     for dialect in WIRES:
         wire = OutputSchema.of({"type": "string", "pattern": pattern}).wire(dialect)
         assert "pattern" not in str(wire.schema)
@@ -402,7 +402,7 @@ def test_other_patterns_are_said_in_words(pattern: str) -> None:
 
 
 def test_each_wire_gets_the_bounds_that_it_takes() -> None:
-    """OpenAI takes most, Azure and servers like it none, Anthropic some formats, grammars small whole numbers."""
+    """OpenAI accepts most, Azure and similar servers none, Anthropic some formats, grammars small whole numbers."""
     number = {"type": "number", "minimum": 0.5, "multipleOf": 0.5}
     text = {"type": "string", "minLength": 1, "format": "email"}
     schema = OutputSchema.of(

@@ -53,7 +53,7 @@ GOOD = '{"name": "a"}'
     ],
 )
 def test_what_is_not_the_answer_is_refused(text: str, words: str) -> None:
-    """Prose, fences, cut or doubled JSON, numbers that are none, runaway blanks: each has its own reason."""
+    """Prose, fences, cut or doubled JSON, invalid numbers and endless blanks have their own reasons."""
     with pytest.raises(OutputInvalidError, match=words) as caught:
         OBJECT.read(text, "free")
     assert caught.value.text == text
@@ -68,12 +68,12 @@ IN_PROSE = [
 
 @pytest.mark.parametrize("text", IN_PROSE)
 def test_prose_is_tolerated_where_nothing_constrained_the_answer(text: str) -> None:
-    """Behind a wire that takes no schema a fence or a sentence around the JSON does no harm."""
+    """On a wire without schemas, a fence or a sentence around the JSON is accepted."""
     assert OBJECT.read(text, "none") == {"name": "a"}
 
 
 def test_prose_without_json_is_refused_there_too() -> None:
-    """Lenient is not blind."""
+    """Text without JSON is an error on every wire."""
     for text in ("```json\n{broken\n```", "see [1] and {2}", "no", "[" * 100_000, 'Sure: {"name": 5}'):
         with pytest.raises(OutputInvalidError):
             OBJECT.read(text, "none")
@@ -128,7 +128,7 @@ READ: dict[str, tuple[OutputSchema, str, Any]] = {
 
 @pytest.mark.parametrize("case", READ)
 def test_the_answer_is_the_value_that_obeys_the_schema(case: str) -> None:
-    """Brackets of prose, quoted output, fences and reasoning are no answers, wherever they stand."""
+    """Brackets in prose, quoted output, fences and reasoning are not taken for the answer, in any position."""
     schema, text, value = READ[case]
     assert schema.read(text, "none") == value
 
@@ -156,7 +156,7 @@ REFUSED: dict[str, tuple[OutputSchema, str, str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_no_value_is_taken_by_its_place(case: str) -> None:
-    """Values that differ, parts of values and marks of prose are refused: the model is asked once more."""
+    """Several different values, parts of values, and prose marks are refused: the model is asked once more."""
     schema, text, words = REFUSED[case]
     with pytest.raises(OutputInvalidError, match=words) as caught:
         schema.read(text, "none")
@@ -164,7 +164,7 @@ def test_no_value_is_taken_by_its_place(case: str) -> None:
 
 
 def test_reasoning_is_cut_off_where_the_wire_was_given_the_schema_too() -> None:
-    """A grammar begins after the reasoning; prose is refused there as ever."""
+    """A grammar starts after the reasoning; prose is still refused there."""
     assert VERDICT.read(f"hmm\n</think>\n\n{FAIL}", "free") == FAILED
     with pytest.raises(OutputInvalidError):
         VERDICT.read(f"hmm\n</think>\n\nSo: {FAIL}", "free")
@@ -180,7 +180,7 @@ PIECES = [
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_no_text_takes_longer_than_its_length_asks_for(piece: str) -> None:
-    """Ten times the text takes far less than a hundred times the work, whatever a model repeats without end."""
+    """Ten times the text takes far less than a hundred times the time, for any endless repetition."""
 
     def work(size: int) -> float:
         text, began = piece * (size // len(piece)), time.process_time()
@@ -192,7 +192,7 @@ def test_no_text_takes_longer_than_its_length_asks_for(piece: str) -> None:
 
 
 def test_deep_and_huge_values_never_break_the_reader() -> None:
-    """A value deeper than Python's stack, or a number larger than a float: refused, not a crash."""
+    """A value deeper than Python's stack, or a number larger than a float, is refused."""
     tree = OutputSchema.of({"type": "object", "properties": {"k": {"$ref": "#"}}})
     deep = '{"k":' * 400 + "{}" + "}" * 400
     halves = OutputSchema.of({"type": "number", "multipleOf": 0.5})
@@ -212,7 +212,7 @@ def test_runaway_whitespace_is_told_apart(text: str, runaway: bool) -> None:
 
 
 def test_faults_are_few_and_short() -> None:
-    """A wholly wrong answer does not fill the screen, nor the repair's prompt."""
+    """A wholly wrong answer gives a short message and a short repair request."""
     schema = OutputSchema.of({"type": "array", "items": {"type": "integer"}})
     with pytest.raises(OutputInvalidError) as caught:
         schema.read(json.dumps(["x" * 1000] * 100), "free")
@@ -222,7 +222,7 @@ def test_faults_are_few_and_short() -> None:
 @given(st.text() | st.text('{}[]":,.0e-tfn \\`\n', max_size=40))
 @example("0E400")
 def test_no_text_breaks_the_reader(text: str) -> None:
-    """Whatever the text, there is a value or our error."""
+    """Any text gives a value or our error."""
     anything = OutputSchema.of({})
     for dialect in ("strict", "free", "none"):
         try:

@@ -1,4 +1,4 @@
-"""A broken schema is found before any money is spent, with its place; and what a provider is sent for a sound one."""
+"""A broken schema is an error with its place before any cost; a valid one is sent in the provider's form."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def prop(schema: Any) -> dict[str, Any]:
     ],
 )
 def test_a_fault_is_named_with_its_path(schema: dict[str, Any], path: str, words: str) -> None:
-    """Unknown types, references that lead nowhere or out, broken patterns, loops: one error each, with the path."""
+    """Unknown types, wrong or external references, broken patterns and loops are one error each, with the path."""
     with pytest.raises(InvalidRequestError, match=re.escape(words)) as caught:
         OutputSchema.of(schema)
     assert f"{path}`" in str(caught.value)
@@ -111,7 +111,7 @@ MISSING = list["NoSuch"]  # type: ignore[name-defined]  # noqa: F821 - the point
     [HoldsLock, HoldsFunction, Unfinished, threading.Event, MISSING, "Case", 5, None, [str], HoldsLock.__init__],
 )
 def test_what_is_no_schema_is_refused(schema: Any) -> None:
-    """A class without a JSON Schema, an unfinished one, a string, a function: one error that says what is expected."""
+    """A class without a JSON Schema, an unfinished one, a string, a function: one error with what is expected."""
     with pytest.raises(InvalidRequestError, match="a JSON Schema as a dict"):
         OutputSchema.of(schema)
 
@@ -160,7 +160,7 @@ def test_names_of_properties_are_no_keywords() -> None:
     ],
 )
 def test_older_forms_are_rewritten(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Draft 7 and OpenAPI say the same in other words."""
+    """Draft 7 and OpenAPI forms become those of 2020-12."""
     assert OutputSchema.of(old).json_schema == new
 
 
@@ -184,7 +184,7 @@ def test_beside_a_reference_draft_7_sees_nothing() -> None:
 def test_openai_is_sent_the_bounds_that_it_takes(
     api: Callable[..., Api], wire: str, fields: dict[str, Any], bounded: bool
 ) -> None:
-    """Its fine-tuned models and Azure refuse bounds: there they stand in the prompt."""
+    """OpenAI's fine-tuned models and Azure refuse bounds, so their prompt holds the bounds."""
     a = api("a", faults.good('{"n": 3}'))
     schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]}
     with manager({"m": model(wire, a, **fields)}) as llm:

@@ -26,7 +26,7 @@ def say(*values: object) -> None:
 
 
 def tell(error: LLMError) -> None:
-    """Prints all that an error shows, here and in another process."""
+    """Prints all facts of an error, here and in another process."""
     again = pickle.loads(pickle.dumps(error))
     seen = "".join(traceback.TracebackException.from_exception(error, capture_locals=False).format())
     say(str(error), repr(error), vars(error), seen, vars(again), repr(again), pickle.dumps(error))
@@ -51,7 +51,7 @@ async def ask(llm: LLMManager, model: str, mode: str, key: str) -> None:
 
 
 def command(*arguments: str) -> None:
-    """Runs a command line in this process, whatever its exit code."""
+    """Runs a command line in this process, with any exit code."""
     sys.argv = ["testronaut-llm", *arguments]
     with contextlib.suppress(SystemExit):
         main()

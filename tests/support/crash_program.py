@@ -1,7 +1,7 @@
 """A program for `test_crashes.py`: `crash_program.py HOME ROUNDS SEED`.
 
 In each round a child writes all files of the package until it gets a SIGKILL, and notes on a pipe what it finished.
-Then this process opens everything, and ends with what it finds wrong as its message.
+Then this process opens everything, and ends with the problems as its message.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COST, SETTINGS = Decimal("0.001"), CacheConfig()
 
 
 def write_all(home: Path, start: int) -> Iterator[str]:
-    """Writes for ever; yields what is finished, each with the number of its round."""
+    """Writes without end; yields each finished write with the number of its round."""
     ledger, cache, log = Ledger(home / "ledger.sqlite3"), AnswerCache(home / "cache"), EventFile()
     answer = Attempt(model="m", provider_model="openai/m", outcome="answer", usage=Usage(prompt_tokens=1), cost=COST)
     number = start
@@ -59,7 +59,7 @@ def killed(home: Path, start: int, after: float) -> list[tuple[str, int]]:
         with contextlib.suppress(BaseException):
             for finished in write_all(home, start):
                 os.write(writer, finished.encode() + b"\n")
-        os._exit(1)  # it does not end by itself
+        os._exit(1)  # a child ends only when it is killed
     os.close(writer)
     time.sleep(after)
     os.kill(pid, signal.SIGKILL)
@@ -75,7 +75,7 @@ Done = list[tuple[str, int]]
 
 
 def money(home: Path, done: Done) -> Iterator[str]:
-    """Yields what is wrong with the ledger."""
+    """Yields each problem of the ledger."""
     ledger = Ledger(home / "ledger.sqlite3", clock=lambda: time.time() + 10_000)
     spent, aside = ledger.standing("s")
     ledger.close()
@@ -87,7 +87,7 @@ def money(home: Path, done: Done) -> Iterator[str]:
 
 
 def answers(home: Path, done: Done) -> Iterator[str]:
-    """Yields what is wrong with the cache."""
+    """Yields each problem of the cache."""
     cache = AnswerCache(home / "cache")
     for what, number in done[-2000:]:
         text = cache.read(f"{number:064x}", str) if what == "cached" else f"answer {number} "
@@ -100,7 +100,7 @@ def answers(home: Path, done: Done) -> Iterator[str]:
 
 
 def files(home: Path, done: Done) -> Iterator[str]:
-    """Yields what is wrong with llm.yaml, the event file and the model index."""
+    """Yields each problem of llm.yaml, the event file and the model index."""
     edits = [number for what, number in done if what == "edited"]
     value = load_config(home / "llm.yaml").tasks["t"].max_tokens
     if edits and value < edits[-1]:

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that does what providers do on a bad day, in a planned order.
+"""A real HTTP server on loopback that does what providers do when they fail, in a planned order.
 
 ::
 
@@ -7,7 +7,7 @@
         ...                                   # call api.url
         assert [r.path for r in api.requests] == [...]
 
-Each endpoint has a port of its own. The last reply of a plan repeats. Replies are made in `faults.py`.
+Each endpoint has its own port. The last reply of a plan repeats. Replies are made in `faults.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _KEY_HEADERS = ("authorization", "api-key", "x-api-key", "x-goog-api-key")
 
 @dataclass(frozen=True, kw_only=True)
 class Received:
-    """One request as it came. Keys are masked in `headers`; `has_key` tells whether a given one was sent."""
+    """One request as it came. Keys are masked in `headers`; `has_key` is true if a given one was sent."""
 
     method: str
     path: str
@@ -67,7 +67,7 @@ class Received:
 
 
 class Exchange:
-    """One request to answer, with the means to answer it badly."""
+    """One request to answer, and ways to answer it wrongly."""
 
     def __init__(self, sock: socket.socket, request: Received, endpoint: Endpoint) -> None:
         self.request, self.endpoint = request, endpoint
@@ -84,13 +84,13 @@ class Exchange:
         self.send("\r\n".join([*lines, "", ""]).encode("latin-1"))
 
     def respond(self, status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        """A whole and sound response."""
+        """Sends a complete and correct response."""
         length = {"content-type": content_type, "content-length": str(len(body))}
         self.head(status, {**length, **(headers or {})})
         self.send(body)
 
     def chunk(self, data: bytes) -> None:
-        """One chunk of a chunked body; an empty one ends it."""
+        """Sends one chunk of a chunked body; an empty one ends it."""
         self.send(b"%x\r\n%s\r\n" % (len(data), data))
 
     def wait(self, seconds: float | None = None) -> None:
@@ -108,7 +108,7 @@ class Exchange:
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def reset(self) -> None:
-        """Tear the connection down, so that the client sees a reset."""
+        """Closes the connection with a reset."""
         self.open = False
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -130,7 +130,7 @@ class Endpoint:
         self._threads[0].start()
 
     def plan(self, *replies: Reply) -> Endpoint:
-        """Answer with these, one a request; the last one repeats. Forgets the plan before, and what was seen."""
+        """Answer with these, one a request; the last one repeats. Drops the old plan and the recorded requests."""
         with self._lock:
             self._replies = list(replies)
             self.requests.clear()
@@ -154,7 +154,7 @@ class Endpoint:
         while True:
             try:
                 sock, _ = self._listener.accept()
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or each answer in two parts waits 40 ms
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or an answer in two parts takes 40 ms
             except OSError:
                 return
             with self._lock:

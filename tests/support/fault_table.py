@@ -33,7 +33,7 @@ class Fault:
     """One row.
 
     Attributes:
-        reply: what the server does; None where no server answers.
+        reply: what the server does; None if no server answers.
         error: class of the error.
         streamed: other classes that the same bytes may become in a stream.
         per_wire: error class of wires that have their own.

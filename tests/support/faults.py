@@ -55,7 +55,7 @@ def echo(exchange: Exchange) -> None:
 
 
 def redirect(url: str) -> Reply:
-    """A 307 to another host, where an obedient client would send the whole prompt."""
+    """A 307 to another host, to which a client that follows it would send the whole prompt."""
     return lambda exchange: exchange.respond(307, "text/plain", b"", {"location": url + exchange.request.path})
 
 
@@ -103,7 +103,7 @@ reset_before_headers = _head()
 
 
 def cut_body(exchange: Exchange) -> None:
-    """Half of the promised bytes, then the end of the connection."""
+    """Half of the promised bytes, then the connection ends."""
     kind, pieces = _answer(exchange, Good())
     body = b"".join(pieces)
     exchange.head(200, {"content-type": kind, "content-length": str(len(body))})
@@ -112,7 +112,7 @@ def cut_body(exchange: Exchange) -> None:
 
 
 def _cut(end: Reply) -> Reply:
-    """Half of a stream, or of a JSON body, then this end."""
+    """Half of a stream, or of a JSON body, then the given end."""
 
     def reply(exchange: Exchange) -> None:
         kind, pieces = _answer(exchange, Good())
@@ -175,7 +175,7 @@ def no_choices(exchange: Exchange) -> None:
 
 
 def huge(exchange: Exchange, size: int = 8_000_000) -> None:
-    """Valid JSON of many megabytes that is no answer."""
+    """Valid JSON of many megabytes that is not an answer."""
     exchange.respond(200, "application/json", json.dumps({"padding": "x" * size}).encode())
 
 

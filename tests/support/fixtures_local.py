@@ -40,7 +40,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_store(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> ModelStore:
-    """A store that holds the tiny model; not to be changed."""
+    """A store that holds the tiny model; tests must not change it."""
     return stored(ModelStore(tmp_path_factory.mktemp("models")), tiny_gguf)
 
 
@@ -52,7 +52,7 @@ def tiny_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path, tiny_gguf: Path) -> ModelStore:
-    """A store of this test that holds the tiny model."""
+    """A store for this test that holds the tiny model."""
     return stored(ModelStore(tmp_path / "models"), tiny_gguf)
 
 

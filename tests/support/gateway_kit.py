@@ -82,7 +82,7 @@ class Attempts:
         self._runner = asyncio.Runner()
 
     def __call__(self, asked: Request, mode: str) -> tuple[str, Reply]:
-        """One attempt; the pieces that were handed out, and the Reply."""
+        """Makes one attempt; returns the pieces of a stream, and the Reply."""
         if not asked.texts:
             asked = replace(asked, stream=mode == "stream")
         results = self._runner.run(self._collected(asked))

@@ -19,7 +19,7 @@ _ID = "made-by-hand-for-the-fault-server"
 
 @dataclass(frozen=True, kw_only=True)
 class Good:
-    """What to answer.
+    """The content of an answer.
 
     `finish` is OpenAI's word (`stop`, `length`, `content_filter`), put into the wire's own; None leaves it
     out. `usage` is prompt and answer tokens, None leaves it out. `pieces` is the number of a stream's texts.

@@ -46,7 +46,7 @@ class Api:
         self.asked: list[Received] = []
 
     def plan(self, *replies: Reply) -> Api:
-        """Answer with these, one a request; the last one repeats. Forgets what was seen."""
+        """Answer with these, one a request; the last one repeats. Drops the recorded requests."""
         self._replies = replies
         self.asked.clear()
         return self
@@ -85,14 +85,14 @@ def apis() -> Iterator[Callable[..., Api]]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultServer]:
-    """A server of faults for the tests of a module."""
+    """A fault server for the tests of a module."""
     with FaultServer() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[Callable[..., Api]]:
-    """Endpoints for the tests of a module, with LiteLLM loaded so that no deadline goes into that."""
+    """Endpoints for the tests of a module; LiteLLM is loaded first, so that deadlines do not include it."""
     _warm_up()
     with apis() as make:
         yield make
@@ -100,7 +100,7 @@ def api() -> Iterator[Callable[..., Api]]:
 
 @cache
 def _warm_up() -> None:
-    """Makes the first call on each wire, for which LiteLLM loads more."""
+    """Makes the first call on each wire, for which LiteLLM loads more modules."""
     load_litellm()
     with pytest.MonkeyPatch.context() as patch, apis() as make:
         for name in KEYS:
@@ -236,7 +236,7 @@ def looked_up(llm: LLMManager, task: str = "t", prompt: str = "hi", **given: Any
 
 
 def build_call(task: TaskConfig, prompt: Any, *, stream: bool = False, **options: Any) -> Call:
-    """Returns a call of a task, whatever models it has."""
+    """Returns a call of a task, with any models."""
     rows = {name: {"model": "openai/x"} for name in (*task.models, "m", "n") if "/" not in name}
     made = LLMConfig(models=rows, tasks={task.name: task.model_dump(exclude={"name"}, exclude_unset=True)})
     return call_of(made, task.name, prompt, options, stream=stream)  # type: ignore[arg-type]

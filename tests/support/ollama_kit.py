@@ -1,6 +1,6 @@
-"""A server that behaves like Ollama, as a test tells it.
+"""A server that behaves like Ollama, with the settings of a test.
 
-No recording of it is made: it stands for no provider.
+It is never recorded, since it is not a provider.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ UNLOADED: dict[str, Any] = {}
 
 
 class Ollama:
-    """A server that has a model or gets it, loads it, and reports what it was made for."""
+    """A server that has a model or pulls it, loads it, and reports its abilities."""
 
     def __init__(self, server: HTTPServer) -> None:
         self.url = server.url_for("").rstrip("/")

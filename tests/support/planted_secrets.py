@@ -160,7 +160,7 @@ def planted(many: int = 500, seed: int = 24) -> list[Planted]:
 
 
 def harmless(seed: int = 24) -> list[str]:
-    """The texts with random-looking data that is no secret: git digests, UUIDs, a picture in base64."""
+    """The texts with random-looking data that is not a secret: git digests, UUIDs, a picture in base64."""
     chance = random.Random(seed)
 
     def digits(length: int) -> str:

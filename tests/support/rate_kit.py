@@ -1,4 +1,4 @@
-"""A rate limiter on a clock that is moved by hand, and a simulation of many calls."""
+"""A rate limiter on a clock that tests move, and a simulation of many calls."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Still:
         return self.limiter.ticket(self.rules if rules is None else rules, model, tokens)
 
     def turn(self, tokens: int = 1, *, model: str = "m") -> Ticket:
-        """A ticket that has its turn at once."""
+        """Returns a ticket that has its turn at once."""
         ticket = self.ticket(tokens, model=model)
         assert ticket.turn(), ticket.blocked_by
         return ticket
 
     def asked(self, error: LLMError | None = None, *, headers: dict[str, str] | None = None, tokens: int = 1) -> None:
-        """One whole request, with what came of it."""
+        """Makes one complete request with this result."""
         self.turn(tokens).leave(sent=True, tokens=tokens, error=error, headers=headers or {})
 
 

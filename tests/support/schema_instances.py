@@ -1,4 +1,4 @@
-"""Random answers that obey a schema, with references, recursion, tuples and conditions."""
+"""Random answers that are valid for a schema, with references, recursion, tuples and conditions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model behind a wire would say: a value in the form that the wire's schema asks for."""
+"""Answers as a model behind a wire gives them: a value in the form of the wire's schema."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def said(schema: OutputSchema, value: Any, dialect: str) -> str:
 
 
 def _encoded(root: dict[str, Any], node: dict[str, Any], value: Any) -> Any:
-    """The value in the form of this node; as it is where it has no such form."""
+    """Returns the value in the form of this node; unchanged if the node has no such form."""
     about = node.get("description", "")
     if "$ref" in node:
         return _encoded(root, root["$defs"][node["$ref"].rsplit("/", 1)[-1]], value)

@@ -1,4 +1,4 @@
-"""Schemas as callers write them, each with answers that obey it and answers that do not."""
+"""Schemas as callers write them, each with valid and invalid answers."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def obj(**properties: Any) -> dict[str, Any]:
 
 
 def closed(**properties: Any) -> dict[str, Any]:
-    """The same, without other properties."""
+    """Returns the same schema without other properties."""
     return {**obj(**properties), "additionalProperties": False}
 
 

@@ -1,7 +1,7 @@
 """Makes a language model of half a megabyte with random weights, always the same bytes.
 
-Its words have no sense. It loads, answers, stops, obeys a JSON Schema and embeds in milliseconds: enough to test start,
-stop and crash where no model can be fetched.
+Its answers have no meaning. It loads, answers, stops, obeys a JSON Schema and embeds in milliseconds: enough to test
+start, stop and crash if no model can be downloaded.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _tensors(vocabulary: list[str], source: random.Random) -> dict[str, Tensor]:
 
 
 def _add_patience(weights: dict[str, array[float]]) -> None:
-    """Makes the first head of a layer look back at where the answer begins, and less the farther away that is."""
+    """Makes the first head of a layer attend to the start of the answer, and less with distance."""
     for name in ("attn_q", "attn_k", "attn_v"):
         weights[name][: HEAD * WIDTH] = array("f", [0.0] * HEAD * WIDTH)
     for row in range(WIDTH):

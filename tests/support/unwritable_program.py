@@ -1,4 +1,4 @@
-"""A program for `test_read_only.py`: does everything where files cannot be written, and prints as JSON what came of it.
+"""A program for `test_read_only.py`: does everything while files cannot be written, and prints the results as JSON.
 
 `unwritable_program.py modes FOLDER` locks folders, for a home that was never used and for one that was.
 `unwritable_program.py disk FOLDER...` limits the size of files to the number of bytes that is each folder's name.
@@ -60,7 +60,7 @@ COMMANDS = (
 
 
 def obey_modes() -> None:
-    """Gives up root's power to write where the mode forbids it, for this process and its children."""
+    """Gives up root's power to write against file modes, for this process and its children."""
     libc = ctypes.CDLL(None)
     for capability in _OVERRIDES:
         libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
@@ -89,7 +89,7 @@ def command(arguments: tuple[str, ...]) -> tuple[int, str]:
 
 
 def calls(file: Path, home: Path) -> Found:
-    """What came of calls with this `llm.yaml` and home."""
+    """Returns the results of calls with this `llm.yaml` and home."""
     os.environ["TESTRONAUT_LLM_HOME"] = str(home)
     found: Found = {}
     with LLMManager(file) as llm:
@@ -102,7 +102,7 @@ def calls(file: Path, home: Path) -> Found:
 
 
 def everything(place: Path, home: Path) -> Found:
-    """What came of calls and commands in this folder."""
+    """Returns the results of calls and commands in this folder."""
     os.chdir(place)
     return {**calls(Path("llm.yaml"), home), **{" ".join(words): command(words) for words in COMMANDS}}
 
@@ -115,7 +115,7 @@ def watched(work: Callable[[], Found]) -> tuple[Found, str]:
 
 
 def lock(folder: Path, *, writable: bool = False) -> None:
-    """Takes the right to write from a folder and all in it, or gives it back."""
+    """Removes the right to write from a folder and all in it, or restores it."""
     for one in [folder, *folder.rglob("*")]:
         one.chmod((0o500 if one.is_dir() else 0o400) | (0o200 if writable else 0))
 

@@ -1,4 +1,4 @@
-"""The rules of each wire for a schema, from the providers' documents, apart from the code that obeys them."""
+"""The rules of each wire for a schema, from the providers' documents, separate from the code under test."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Wire:
 
     @property
     def embedded(self) -> bool:
-        """True for the llama.cpp server that this package brings along."""
+        """True for the llama.cpp server of this package."""
         return self.name.startswith("llama.cpp")
 
     def case(self, mode: str) -> Any:
@@ -87,7 +87,7 @@ WIRES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """What `record.py` hands over in the environment: where to record from."""
+    """The servers to record from, which `record.py` passes in the environment."""
 
     wires: tuple[str, ...]
     url: str
@@ -122,7 +122,7 @@ SMOLLM = "smollm2-135m"
 
 
 class Servers:
-    """Where each wire is reached, and with which key; in a replay nowhere, and with none that counts."""
+    """The address and key of each wire; a replay has no server, and a dummy key."""
 
     def __init__(self, stack: ExitStack, *, recording: bool) -> None:
         self._stack, self.recording = stack, recording
@@ -131,7 +131,7 @@ class Servers:
         self.settings = Recording.wanted()
 
     def reach(self, wire: Wire, *, embeddings: bool = False) -> tuple[str, str]:
-        """`api_base` and key."""
+        """Returns `api_base` and key."""
         if not self.recording:
             return DEAD + wire.path, "a-key-of-no-account"
         if not wire.embedded:

@@ -1,4 +1,4 @@
-"""One event an attempt and one a call, to the application's log and to the file of `log:`; never words or secrets."""
+"""One event an attempt and one a call, in the application's log and the file of `log:`, without texts or secrets."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write(path: Path, models: dict[str, Any], log: dict[str, Any] | None) -> Non
 
 @pytest.fixture
 def file(tmp_path: Path, api: Make) -> Path:
-    """An llm.yaml that logs beside itself, with a model that fails and echoes the key, and one that answers."""
+    """An llm.yaml with a log beside it, a model that fails and echoes the key, and one that answers."""
     bad = api("bad", faults.raw(401, f'{{"error": {{"message": "bad key {KEY}"}}}}'.encode()))
     models = {"bad": model("openai", bad), "good": model("anthropic", api("good", faults.good(ANSWER)))}
     write(tmp_path / "llm.yaml", models, {"file": "logs/calls.jsonl"})
@@ -56,7 +56,7 @@ def good(api: Make) -> dict[str, Any]:
 
 @pytest.fixture
 def events() -> Iterator[list[Any]]:
-    """What an application sees that has set structlog up."""
+    """The events of an application that has configured structlog."""
     with capture_logs() as captured:
         structlog.configure(processors=structlog.get_config()["processors"])
         yield captured
@@ -65,7 +65,7 @@ def events() -> Iterator[list[Any]]:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_an_event_an_attempt_and_one_a_call(file: Path, events: list[Any], mode: str) -> None:
-    """However it is asked: the facts in order, none of the words, no key; in a file for the owner's eyes as well."""
+    """Every form of call logs the facts in order, without text or key; the file is private."""
     async with LLMManager(file) as llm:
         assert not (file.parent / "logs").exists()
         await ask(llm, mode, PROMPT, metadata={"run": 7, "note": f"key {KEY}"})
@@ -97,7 +97,7 @@ async def test_an_event_an_attempt_and_one_a_call(file: Path, events: list[Any],
 def test_words_are_written_only_where_the_file_wants_them_and_secrets_never(
     file: Path, good: dict[str, Any], events: list[Any]
 ) -> None:
-    """`content: true`; a key that found its way into a prompt or an answer is masked."""
+    """With `content: true` texts are logged; a key in a prompt or an answer is masked."""
     write(file, good, {"file": "calls.jsonl", "content": True})
     with LLMManager(file) as llm:
         llm.complete("t", f"{PROMPT} {KEY}")
@@ -109,7 +109,7 @@ def test_words_are_written_only_where_the_file_wants_them_and_secrets_never(
 
 
 def test_a_failed_call_is_reported(file: Path, events: list[Any]) -> None:
-    """With code and status; with the message only if nothing was sent, since later it may quote."""
+    """The event has code and status; it has the message only if nothing was sent, since others may quote texts."""
     with LLMManager(file) as llm:
         for given in ({"model": "bad"}, {"model": "good", "schema": {"type": "object"}}):
             with pytest.raises(errors.AllModelsFailedError):
@@ -128,7 +128,7 @@ def test_a_failed_call_is_reported(file: Path, events: list[Any]) -> None:
 
 
 def test_a_cancelled_call_is_reported(file: Path, api: Make, events: list[Any]) -> None:
-    """A stream that was closed early, and a cancelled task: one event a call, whatever became of it."""
+    """A stream that is closed early, and a cancelled task, log one event a call."""
     write(file, {"good": model("anthropic", api("good", faults.stalled_stream))}, None)
 
     async def cancelled(llm: LLMManager) -> None:
@@ -145,7 +145,7 @@ def test_a_cancelled_call_is_reported(file: Path, api: Make, events: list[Any]) 
 
 
 def test_an_edit_of_the_file_moves_the_log(file: Path, good: dict[str, Any]) -> None:
-    """At the next call; and taken out, it ends."""
+    """A changed `log:` applies at the next call; without it logging to the file ends."""
     counts = []
     with LLMManager(file) as llm:
         for log in ({"file": "one.jsonl"}, {"file": "two.jsonl"}, None):
@@ -156,7 +156,7 @@ def test_an_edit_of_the_file_moves_the_log(file: Path, good: dict[str, Any]) -> 
 
 
 def test_writers_share_a_file_that_may_be_moved_away(tmp_path: Path) -> None:
-    """Each line is one write to a file opened for it, so none is lost or torn; rotation is for the system's tools."""
+    """Each line is one write to a newly opened file, so none is lost or torn; system tools may rotate it."""
 
     def log(who: int) -> None:
         own = EventFile()
@@ -184,7 +184,7 @@ def test_writers_share_a_file_that_may_be_moved_away(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_fails_no_call(
     tmp_path: Path, good: dict[str, Any], events: list[Any], monkeypatch: pytest.MonkeyPatch, where: str, fault: str
 ) -> None:
-    """One warning for all events; a pipe that nobody reads is not waited for, and a disk may be full in mid-line."""
+    """There is one warning; an unread pipe does not block, and a disk may fill up within a line."""
     os.mkfifo(tmp_path / "pipe")
     monkeypatch.setattr("testronaut_llm.support.paths.os.path.expanduser", str)
     (tmp_path / "cut").write_bytes(b"x" * 10)
@@ -207,7 +207,7 @@ def test_a_file_that_cannot_be_written_fails_no_call(
 def test_a_strangers_file_has_nothing_written(
     file: Path, good: dict[str, Any], events: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Found by walking upwards, it could name any file of the user's: ignored with a warning until `trust`."""
+    """The `log:` of an untrusted file could name any file, so it is ignored with a warning until `trust`."""
     write(file, good, {"file": "../stolen.jsonl"})
     below = tmp_path / "below"
     below.mkdir()
@@ -221,7 +221,7 @@ def test_a_strangers_file_has_nothing_written(
 
 
 def test_any_metadata_is_written_as_json(file: Path, good: dict[str, Any]) -> None:
-    """As strict readers take it, who know no NaN and no integer beyond 64 bits."""
+    """Strict readers accept it: there is no NaN and no integer beyond 64 bits."""
     write(file, good, {"file": "calls.jsonl"})
     odd = {"nan": float("nan"), "inf": float("inf"), "huge": 2**64, "path": Path("a"), "inside": ["a", {1: KEY}]}
     with LLMManager(file) as llm:
@@ -232,7 +232,7 @@ def test_any_metadata_is_written_as_json(file: Path, good: dict[str, Any]) -> No
 
 
 def test_a_listener_that_raises_fails_no_call(file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A processor of the application's; the answer is worth more than its event."""
+    """If a processor of the application raises, the answer is still returned."""
 
     def broken(*_: object) -> Any:
         raise RuntimeError(PROMPT)
@@ -247,7 +247,7 @@ def test_a_listener_that_raises_fails_no_call(file: Path, caplog: pytest.LogCapt
 def test_without_structlog_it_is_pythons_logging(
     file: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An application that has not set structlog up gets records of `testronaut_llm`, and a clean stdout."""
+    """If structlog is not configured, the records are of the logger `testronaut_llm`, and stdout is empty."""
     assert not structlog.is_configured()
     with LLMManager(file) as llm:
         llm.complete("t", PROMPT)
@@ -261,7 +261,7 @@ def test_without_structlog_it_is_pythons_logging(
 def test_an_event_without_a_listener_is_not_made(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A level of INFO, or structlog, is a listener; a structlog that another thread is just importing is not yet."""
+    """INFO or a configured structlog needs events; a structlog that another thread is importing does not."""
     monkeypatch.setitem(sys.modules, "structlog", ModuleType("structlog"))
     assert not has_listener()
     with caplog.at_level(logging.INFO, logger="testronaut_llm"):
@@ -273,7 +273,7 @@ def test_an_event_without_a_listener_is_not_made(
 
 @pytest.mark.parametrize("name", NOISY_LOGGERS[::4])
 def test_what_the_libraries_log_holds_no_secret(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """In the message, its arguments and a traceback, for as long as the owner of the secret lives."""
+    """Message, arguments and traceback are masked while the owner of the secret exists."""
     redactor = Redactor()
     redactor.add("canarySecretValue")
     guard_logs(redactor.redact)

@@ -1,4 +1,4 @@
-"""OpenTelemetry: spans under the caller's, metrics of each attempt, and nothing at all where nobody set it up."""
+"""OpenTelemetry: spans under the caller's, metrics of each attempt, and nothing if it is not configured."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from testronaut_llm.telemetry import otel
 
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
-    """An application that has set tracing up."""
+    """The spans of an application that has configured tracing."""
     provider, exporter = TracerProvider(), InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
@@ -36,7 +36,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemoryMetricReader]:
-    """An application that has set metrics up."""
+    """The metrics of an application that has configured them."""
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
     monkeypatch.setattr(metrics, "get_meter_provider", lambda: provider)
@@ -61,7 +61,7 @@ def of(one: ReadableSpan) -> dict[str, Any]:
 async def test_a_call_is_a_span_of_the_callers_with_one_for_each_attempt(
     llm: LLMManager, spans: InMemorySpanExporter, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Named and attributed as the conventions say, nested, in order; HTTP clients have theirs under the call's."""
+    """Names and attributes follow the conventions; spans are nested and in order, those of HTTP clients too."""
     sending, send = [], httpx.AsyncClient.send
 
     async def instrumented(*args: Any, **given: Any) -> httpx.Response:
@@ -96,7 +96,7 @@ async def test_a_call_is_a_span_of_the_callers_with_one_for_each_attempt(
 
 
 def test_a_failed_call_is_a_failed_span(api: Make, provider_keys: None, spans: InMemorySpanExporter) -> None:
-    """With its code; vectors are named as such."""
+    """It has the error's code; embeddings are named as such."""
     bad = api("bad", faults.error("server_error"))
     with manager({"m": model("openai", bad)}, retries=0) as llm:
         with pytest.raises(errors.AllModelsFailedError):
@@ -125,7 +125,7 @@ def test_tokens_and_seconds_of_each_attempt_are_measured(llm: LLMManager, measur
 
 
 def test_events_name_the_span_of_their_call(llm: LLMManager, spans: InMemorySpanExporter) -> None:
-    """So that logs and traces are found from one another."""
+    """Logs and traces can be joined by it."""
     with capture_logs() as events:
         llm.complete("t", "hi")
     *_, call = spans.get_finished_spans()
@@ -136,14 +136,14 @@ def test_events_name_the_span_of_their_call(llm: LLMManager, spans: InMemorySpan
 def test_a_tracer_that_raises_fails_no_call(
     llm: LLMManager, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The answer is worth more than its spans."""
+    """The answer is still returned."""
     monkeypatch.setattr(trace, "get_tracer", lambda *_: 1 / 0)
     assert llm.complete("t", "hi").text == "fine"
     assert "an event was lost: ZeroDivisionError" in caplog.text
 
 
 def test_nothing_is_made_where_nobody_set_it_up(llm: LLMManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither if the package is not loaded nor with its stand-ins."""
+    """This holds without the package, and with its no-op defaults."""
     assert not otel.is_set_up()
     monkeypatch.delitem(sys.modules, "opentelemetry.trace")
     assert not otel.is_set_up()

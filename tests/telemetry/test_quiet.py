@@ -1,4 +1,4 @@
-"""A host program notices nothing of this package but its answers."""
+"""A host program gets answers from this package, and no side effects."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ print(json.dumps(sorted(changed)), file=sys.stderr)
 
 
 def test_a_host_program_stays_as_it_was(tmp_path: Path) -> None:
-    """Its stdout stays empty, `.env` unread, the environment as it was but for the documented switches (P16, P17)."""
+    """Stdout is empty, `.env` unread, and the environment unchanged but for the documented switches (P16, P17)."""
     (tmp_path / ".env").write_text("LEAKED_FROM_DOTENV=yes\nOPENAI_BASE_URL=http://192.0.2.1\n")
     with apis() as api:
         good, bad = api("good", faults.good("fine")), api("bad", faults.error("server_error"))

@@ -1,4 +1,4 @@
-"""Secrets leave no text, in whatever encoding; prose stays as it is."""
+"""Secrets are removed from every text, in any encoding; prose is unchanged."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PACKED: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
 @pytest.mark.parametrize("outer", ESCAPES)
 def test_a_known_secret_is_masked_in_the_forms_that_servers_echo(outer: str, secret: str) -> None:
-    """Whatever a URL, a header, JSON or `repr` makes of a secret, once or twice, it does not come through."""
+    """A secret is masked in URL, header, JSON and repr form, encoded once or twice."""
     redactor = Redactor()
     redactor.add(secret)
     for inner, encode in {**ESCAPES, **({} if "lower" in outer else PACKED)}.items():
@@ -59,7 +59,7 @@ def test_a_known_secret_is_masked_in_the_forms_that_servers_echo(outer: str, sec
 
 @given(st.text(string.ascii_letters + string.digits + "-_./+=~", min_size=8, max_size=80), st.integers(0, 9))
 def test_no_key_survives_base64(secret: str, shift: int) -> None:
-    """A key of any length is found inside base64, wherever it starts in it."""
+    """A key of any length is found inside base64, at any position."""
     redactor = Redactor()
     redactor.add(secret)
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -68,7 +68,7 @@ def test_no_key_survives_base64(secret: str, shift: int) -> None:
 
 
 def test_a_short_secret_is_masked_only_where_it_stands_alone() -> None:
-    """A password of a few letters does not eat the words that contain it."""
+    """A password of a few letters is not masked inside longer words."""
     redactor = Redactor()
     redactor.add("able")
     shown = redactor.redact("password able, a table, disabled, un-able")
@@ -76,7 +76,7 @@ def test_a_short_secret_is_masked_only_where_it_stands_alone() -> None:
 
 
 def test_several_secrets_are_all_masked() -> None:
-    """Adding one does not forget another, and twice changes nothing; one that is not UTF-8 is as any."""
+    """Each added secret is masked, adding one twice changes nothing, and one may be invalid UTF-8."""
     redactor, broken = Redactor(), b"secret\xff\xfevalue".decode("utf-8", "surrogateescape")
     for secret in ("firstSecretValue", "secondSecretValue", "firstSecretValue", "  ", broken):
         redactor.add(secret)
@@ -96,7 +96,7 @@ SHAPES = (
 
 @pytest.mark.parametrize("key", SHAPES)
 def test_a_key_that_nobody_added_is_known_by_its_shape(key: str) -> None:
-    """An error body that echoes somebody's key does not carry it on."""
+    """An unknown key in an error body is masked by its pattern."""
     assert Redactor().redact(f"Incorrect API key provided: {key}.") == f"Incorrect API key provided: {MASK}."
 
 
@@ -117,7 +117,7 @@ def test_a_key_that_nobody_added_is_known_by_its_shape(key: str) -> None:
     ],
 )
 def test_a_value_is_known_by_what_stands_before_it(text: str, masked: str) -> None:
-    """Headers, query strings and key files name their secrets; the value goes, the name stays, also if done twice."""
+    """In headers, query strings and key files the value is masked and the name kept, also if done twice."""
     assert Redactor().redact(text) == masked
     assert Redactor().redact(masked) == masked
 
@@ -137,7 +137,7 @@ PROSE = [
 
 @pytest.mark.parametrize("text", PROSE)
 def test_prose_is_left_alone(text: str) -> None:
-    """Help texts, messages and digests come out as they went in."""
+    """Help texts, messages and digests are unchanged."""
     redactor = Redactor()
     redactor.add("canarySecretValue")
     assert redactor.redact(text) == text
@@ -145,7 +145,7 @@ def test_prose_is_left_alone(text: str) -> None:
 
 @pytest.mark.parametrize("piece", ["sk-", "bearer ", "key: ", "eyJ-", "://", "?akey", "x", "a.b-c/", "://a:"])
 def test_hostile_texts_do_not_hang_it(piece: str) -> None:
-    """A body made to trap the patterns takes time in proportion to its length (the suite's time-out is the judge)."""
+    """A body made to slow the patterns takes time in proportion to its length (the suite's time-out ends it)."""
     redactor = Redactor()
     redactor.add(SECRETS["signs"])
     text = piece * (600_000 // len(piece))

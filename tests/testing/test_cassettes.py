@@ -1,4 +1,4 @@
-"""Cassettes: the right answer to the right request, or a failure at once."""
+"""Cassettes replay the right answer to the right request, or fail at once."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def recorded(tmp_path: Path, server: Endpoint) -> Path:
 
 
 async def test_replays_by_body_in_any_order_from_threads_and_tasks(recorded: Path, server: Endpoint) -> None:
-    """Each prompt gets its own answer, whatever the order and the client, and no request reaches the server."""
+    """Each prompt gets its own answer, in any order and with any client, and the server gets no request."""
     server.requests.clear()
     with use_cassette(recorded):
         assert [_ask(text) for text in ("three", "one", "two")] == ["three", "one", "two"]
@@ -69,7 +69,7 @@ async def test_replays_by_body_in_any_order_from_threads_and_tasks(recorded: Pat
 
 
 def test_another_request_misses_at_once_with_the_difference(recorded: Path) -> None:
-    """One word that differs is a miss, shown beside the nearest recording; so is the same body elsewhere."""
+    """A changed word is a miss, shown beside the nearest recording; so is the same body at another URL."""
     with use_cassette(recorded, play_all=False), pytest.raises(CassetteMissError) as miss:
         _ask("twos")
     assert '- "prompt": "two"\n+ "prompt": "twos"' in str(miss.value)
@@ -82,7 +82,7 @@ def test_another_request_misses_at_once_with_the_difference(recorded: Path) -> N
 
 
 def test_a_recording_answers_once(recorded: Path) -> None:
-    """The same request a second time is a miss that says so, in one thread or in many."""
+    """A repeated request is a miss that says so, in one thread or in many."""
     with use_cassette(recorded, play_all=False):
         _ask("one")
         with pytest.raises(CassetteMissError, match="already played"):
@@ -99,7 +99,7 @@ def test_a_recording_answers_once(recorded: Path) -> None:
 
 
 def test_a_long_diff_is_cut_and_a_body_that_is_no_json_is_compared_as_text(tmp_path: Path, server: Endpoint) -> None:
-    """The message stays readable, whatever the bodies are."""
+    """The message is short for any bodies."""
     plain, binary = tmp_path / "plain.yaml", tmp_path / "binary.yaml"
     with use_cassette(plain, mode="once"):
         _post(server.url, content=b"a plain text")
@@ -115,7 +115,7 @@ def test_a_long_diff_is_cut_and_a_body_that_is_no_json_is_compared_as_text(tmp_p
 
 
 def test_what_is_missing_or_left_over_fails(recorded: Path, tmp_path: Path, server: Endpoint) -> None:
-    """A recording that nobody asked for is named. Without a file nothing is replayed, and no server is asked."""
+    """An unplayed recording is named. Without a file nothing is replayed, and no server is asked."""
     unplayed = r"not used: POST /v1/chat, POST /v1/chat\."
     with pytest.raises(UnplayedRecordingError, match=unplayed), use_cassette(recorded):
         _ask("one")
@@ -126,7 +126,7 @@ def test_what_is_missing_or_left_over_fails(recorded: Path, tmp_path: Path, serv
 
 
 def test_ignored_fields_may_differ_and_no_others(recorded: Path, tmp_path: Path, server: Endpoint) -> None:
-    """A field that the test names is left out of the match, also in each item of a list; another is not."""
+    """A named field is ignored in the match, also in each item of a list; no other is."""
     with use_cassette(recorded, ignored=("options.num_ctx", "truncate"), play_all=False):
         assert _ask("one", truncate=False) == "one"
         with pytest.raises(CassetteMissError, match="keep_alive"):
@@ -144,7 +144,7 @@ def test_ignored_fields_may_differ_and_no_others(recorded: Path, tmp_path: Path,
 
 
 def test_once_keeps_the_recording_and_refresh_replaces_it(recorded: Path, server: Endpoint) -> None:
-    """`once` never adds to a file that is there; `refresh` forgets what was in it."""
+    """`once` never adds to an existing file; `refresh` replaces its content."""
     with use_cassette(recorded, mode="once", play_all=False), pytest.raises(CassetteMissError):
         _ask("four", server.url)
     with use_cassette(recorded, mode="refresh", recorded_from="a later echo server"):
@@ -155,7 +155,7 @@ def test_once_keeps_the_recording_and_refresh_replaces_it(recorded: Path, server
 
 
 def test_what_fails_or_holds_a_secret_is_not_kept(tmp_path: Path, servers: FaultServer, server: Endpoint) -> None:
-    """A block that fails leaves no file, nor does a prompt with a key, which is not repeated; the clients are free."""
+    """A failed block, or a prompt with a key, leaves no file; the key is not shown, and the clients are restored."""
 
     def record(prompt: str, error: Exception | None = None) -> None:
         with use_cassette(tmp_path / "half.yaml", mode="once"):
@@ -188,7 +188,7 @@ def test_says_where_it_came_from(tmp_path: Path, server: Endpoint) -> None:
 
 
 def test_keeps_allowed_headers_only(tmp_path: Path, servers: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys, cookies and account ids in headers, query, zipped body and Azure host do not reach the file."""
+    """Keys, cookies and account ids in headers, query, zipped body and Azure host are not in the file."""
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     headers = {
         "content-encoding": "gzip",
@@ -225,13 +225,13 @@ JSON = st.recursive(
 @given(JSON.map(lambda value: json.dumps(value).encode()) | st.binary())
 @settings(max_examples=100, deadline=None)
 def test_every_body_survives_the_file(body: bytes) -> None:
-    """Any JSON comes back from the YAML equal, with its keys in order, and whatever is no JSON byte for byte."""
+    """Any JSON is equal after the YAML, with its keys in order, and other bodies are equal byte for byte."""
     back = field_to_body(from_yaml(to_yaml(body_to_field(body))))
     assert back == body or json.dumps(json.loads(back)) == json.dumps(json.loads(body))
 
 
 def test_what_json_cannot_say_twice_stays_text() -> None:
-    """A body that parsing would change is kept as it came; events stand on lines of their own, vectors on one."""
+    """A body that parsing would change is stored as text; events are on separate lines, vectors on one."""
     for body in (b'{"a": NaN}', b'{"a": 1e999}', b'{"a": 1, "a": 2}', b'{"a": "\\ud800"}', b"[" * 5000, b"7"):
         assert body_to_field(body) == {"text": body.decode()}
     text = to_yaml({"text": "data: {}\n\ndata: [DONE]\n\n", "vector": [0.5, 1.0, -2], "end": 1})

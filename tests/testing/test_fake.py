@@ -1,4 +1,4 @@
-"""`FakeLLM` answers by rule, and everything around the answer is the real thing."""
+"""`FakeLLM` answers by rule, and all code around the answer is real."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def priced(tmp_path: Path) -> FakeLLM:
 
 
 def test_a_text_is_answered_and_the_call_is_kept(llm: FakeLLM, llm_network: NetworkGuard) -> None:
-    """The rule's text comes back as an Answer, and the test can look at what was asked. Nothing is sent or written."""
+    """The rule's text is returned as an Answer, and the test can read the call. Nothing is sent or written."""
     llm.reply("It lists files.")
     with llm:
         answer = llm.complete("cli_analysis", "What does ls do?", system="Be brief.", max_tokens=50)
@@ -70,7 +70,7 @@ def test_a_text_is_answered_and_the_call_is_kept(llm: FakeLLM, llm_network: Netw
 
 
 def test_the_last_rule_that_fits_goes_first(llm: FakeLLM) -> None:
-    """Rules may be for a task, a model or a prompt. Answers come in order, the last repeats; functions see the call."""
+    """Rules match a task, a model or a prompt. Answers are used in order, the last repeats; functions get the call."""
     llm.reply("general")
     llm.reply("about tar", prompt=r"\btar\b")
     llm.reply("analysis", task="cli_analysis", prompt="git")
@@ -83,7 +83,7 @@ def test_the_last_rule_that_fits_goes_first(llm: FakeLLM) -> None:
 
 
 def test_an_instance_of_the_schema_is_parsed_back(llm: FakeLLM) -> None:
-    """An instance, and a list of them behind a wrapped schema, arrive as `.parsed`; the schema is on the call."""
+    """An instance, or a list of them behind a wrapped schema, is returned as `.parsed`; the call has the schema."""
     for said, schema, parsed in (
         (LS, Command, LS),
         ([LS, LS], list[Command], [LS, LS]),
@@ -95,7 +95,7 @@ def test_an_instance_of_the_schema_is_parsed_back(llm: FakeLLM) -> None:
 
 
 def test_a_wrong_answer_is_repaired_once(llm: FakeLLM) -> None:
-    """The schema check and its repair are real: the second answer counts, and a second wrong one fails."""
+    """The schema check and its repair are real: the second answer is used, and a second wrong one fails."""
     llm.reply("no json", LS)
     answer = llm.complete(None, "?", schema=Command)
     assert (answer.parsed, len(answer.attempts)) == (LS, 2)
@@ -118,7 +118,7 @@ def test_an_error_is_retried_and_falls_back_with_its_price(priced: FakeLLM) -> N
 
 
 def test_all_rules_of_routing_hold(priced: FakeLLM) -> None:
-    """No model needs a key or a server, and yet a private task stays local and an unknown one is an error."""
+    """Models need no key or server; a private task is still local, and an unknown one an error."""
     priced.reply("here")
     for task, model in {"private": "local", "anywhere": "cloud", "default": "small"}.items():
         assert priced.complete(task, "?").model == model
@@ -128,7 +128,7 @@ def test_all_rules_of_routing_hold(priced: FakeLLM) -> None:
 
 
 def test_finish_usage_and_delay_can_be_given(priced: FakeLLM) -> None:
-    """A cut answer is truncation, a withheld one a filter, a late one a time-out; given usage is what is charged."""
+    """A cut answer is truncation, a withheld one a filter, a late one a time-out; given usage is charged."""
     for error, said in {
         OutputTruncatedError: FakeAnswer(text="cut", finish_reason="length"),
         ContentFilteredError: FakeAnswer(text="no", finish_reason="content_filter"),
@@ -142,14 +142,14 @@ def test_finish_usage_and_delay_can_be_given(priced: FakeLLM) -> None:
 
 
 def test_no_rule_stops_with_the_line_to_add(llm: FakeLLM) -> None:
-    """A question that no rule answers is an error of the test, not an outage to fall back from."""
+    """A prompt without a rule is an error of the test, with the line to add; no fallback is tried."""
     with pytest.raises(NoRuleError, match=r"add one: llm\.reply"):
         llm.complete("cli_analysis", "unexpected")
     assert len(llm.calls) == 1
 
 
 async def test_streams_come_in_pieces_and_async_does_the_same(llm: FakeLLM) -> None:
-    """A stream hands out the text in words; every call has its async form, with the same rules."""
+    """A stream returns the text in words; every call has its async form, with the same rules."""
     llm.reply(" one two  three\n")
     with llm.stream(None, "?") as stream:
         assert list(stream) == [" ", "one ", "two  ", "three\n"]
@@ -162,7 +162,7 @@ async def test_streams_come_in_pieces_and_async_does_the_same(llm: FakeLLM) -> N
 
 
 def test_embeddings_are_made_from_the_text_or_given(llm: FakeLLM) -> None:
-    """The same text has the same vector, another one another; a rule may give its own."""
+    """Equal texts have equal vectors, other texts other ones; a rule may give the vector."""
     llm.reply("")
     first, second, again = llm.embed(None, ["list", "remove", "list"]).vectors
     assert first == again != second

@@ -1,4 +1,4 @@
-"""The guard of the network: nothing leaves the machine, and everything is counted."""
+"""The network guard: no connection leaves the machine, and every attempt is counted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AWAY = ("example.com", "10.0.0.1", "169.254.169.254", "192.0.2.1", "localhost.ex
 
 
 def test_only_loopback_stays_here() -> None:
-    """Other hosts are refused, also those of the local network and of cloud metadata."""
+    """Other hosts are refused, including those of the local network and of cloud metadata."""
     assert [host for host in (*HERE, *AWAY) if stays_here(host)] == list(HERE)
 
 
@@ -59,7 +59,7 @@ async def _opened() -> None:
 
 @pytest.mark.parametrize("way", ATTEMPTS)
 def test_what_leaves_is_refused_and_noted(llm_network: NetworkGuard, way: str) -> None:
-    """Before a packet is sent, whoever tries."""
+    """It is refused before a packet is sent, for any library."""
     attempt, host, port = ATTEMPTS[way]
     with pytest.raises(NetworkBlockedError, match=host):
         attempt()
@@ -69,7 +69,7 @@ def test_what_leaves_is_refused_and_noted(llm_network: NetworkGuard, way: str) -
 
 
 def test_loopback_works_and_guards_nest(llm_network: NetworkGuard) -> None:
-    """Each connection counts once. An inner guard counts for itself; leaving it leaves the outer one on."""
+    """Each connection counts once. An inner guard has its own count; its end keeps the outer guard on."""
     with FaultServer() as servers:
         server = servers.plan("a", faults.echo)
         urllib.request.urlopen(server.url).read()

@@ -1,4 +1,4 @@
-"""The pytest plugin in a project of its own: record, replay without key and server, and what fails a run."""
+"""The pytest plugin in a separate project: record, replay without key and server, and failures of a run."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ CALLS = """
 
 
 class Project:
-    """A project with tests that talk to a server, and pytest runs in it."""
+    """A project with tests that call a server, and pytest runs in it."""
 
     def __init__(self, pytester: pytest.Pytester, server: Endpoint, test: str) -> None:
         self.pytester, self.server = pytester, server
@@ -92,7 +92,7 @@ def run(pytester: pytest.Pytester, *options: str) -> pytest.RunResult:
 
 @pytest.fixture(scope="module", autouse=True)
 def _import_once(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What the inner runs need is imported before them: pytest forgets what they import."""
+    """Imports what the inner runs need, since pytest unloads the modules that they import."""
     from testronaut_llm import LLMManager
     from testronaut_llm.testing.cassettes import use_cassette
     from testronaut_llm.testing.fake import FakeLLM
@@ -139,7 +139,7 @@ def recorded(project: Project) -> Project:
 
 
 def test_records_once_then_replays_without_the_server(recorded: Project) -> None:
-    """Each test has a cassette named after it, without characters that a file system refuses, and replays from it."""
+    """Each test has a cassette with its name, in characters that file systems accept, and replays it."""
     folder = recorded.pytester.path / "cassettes"
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")) == [
         "shared/four.yaml",
@@ -155,7 +155,7 @@ def test_records_once_then_replays_without_the_server(recorded: Project) -> None
 
 
 def test_without_a_cassette_it_fails_closed(project: Project) -> None:
-    """By default nothing is recorded and no server is asked. The report is short: where, what, and the command."""
+    """By default nothing is recorded and no server is asked. The report has place, problem and command."""
     result = project.run("-k", "test_one")
     result.assert_outcomes(failed=1, deselected=3)
     lines = result.outlines[next(n for n, line in enumerate(result.outlines) if "__ test_one __" in line) + 1 :]
@@ -170,7 +170,7 @@ def test_without_a_cassette_it_fails_closed(project: Project) -> None:
 
 
 def test_a_changed_prompt_fails_until_it_is_recorded_anew(recorded: Project) -> None:
-    """A new prompt never gets the old answer; a refresh takes it in and drops the old one, but not when it fails."""
+    """A new prompt never gets the old answer; a refresh replaces it, unless the refresh fails."""
     file = Path("cassettes/test_it/test_one.yaml")
     before = file.read_text()
     recorded.write(TEST.replace('ask("one") == "one"', 'ask("uno") == "one"'))
@@ -184,7 +184,7 @@ def test_a_changed_prompt_fails_until_it_is_recorded_anew(recorded: Project) -> 
 
 
 def test_an_unplayed_recording_fails_once(recorded: Project) -> None:
-    """A test that no longer asks for what was recorded fails; one that fails before it asks is one failure."""
+    """A test that leaves a recording unplayed fails; one that fails before it asks is one failure."""
     recorded.write(TEST.replace('assert ask("one") == "one"', "pass"))
     result = recorded.run()
     result.assert_outcomes(passed=4, errors=1)
@@ -194,7 +194,7 @@ def test_an_unplayed_recording_fails_once(recorded: Project) -> None:
 
 
 def test_an_orphan_cassette_fails_a_whole_run(recorded: Project) -> None:
-    """A cassette that no test uses fails the run and is named; a run of a part of the tests cannot know."""
+    """A cassette without a test fails the run and is named; a partial run does not check this."""
     recorded.write(TEST.replace("test_one", "test_renamed"))
     Path("cassettes/test_it/test_one.yaml").rename("cassettes/test_it/test_renamed.yaml")
     Path("cassettes/shared/left.yaml").write_text("version: 1\n")
@@ -207,7 +207,7 @@ def test_an_orphan_cassette_fails_a_whole_run(recorded: Project) -> None:
 
 
 def test_the_network_is_off_for_a_session_and_a_swallowed_attempt_fails(project: Project) -> None:
-    """With `llm_block_network` nothing leaves, not even at collection; with the fixture nothing goes unnoticed."""
+    """`llm_block_network` blocks from collection on; with the fixture a swallowed attempt fails the test."""
     project.write(
         """
         import contextlib, socket
@@ -229,7 +229,7 @@ def test_the_network_is_off_for_a_session_and_a_swallowed_attempt_fails(project:
 def test_recording_opens_the_network_and_fixtures_keep_models_in_reach(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While recording nothing is watched; the models that the user has fetched are there under a new home."""
+    """While recording nothing is blocked; models of the user are found under a new home."""
     project.pytester.makeini("[pytest]\nasyncio_mode = auto\nllm_block_network = true\n")
     models = project.pytester.path / "home" / "data" / "models"
     models.mkdir(parents=True)
@@ -252,7 +252,7 @@ def test_recording_opens_the_network_and_fixtures_keep_models_in_reach(
 
 
 def test_a_recording_replays_without_key_and_server(calls: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recorded with a key, replayed without: no key, no server, no question whether it is there. No cache answers."""
+    """It is recorded with a key and replayed without key, server, readiness check or cache."""
     rejected = calls.run("-k", "test_text")
     rejected.assert_outcomes(failed=1, deselected=2)
     rejected.stdout.fnmatch_lines(["*CassetteMissError*", "*--llm-record=once*"])
@@ -276,7 +276,7 @@ def test_a_recording_replays_without_key_and_server(calls: Project, monkeypatch:
 def test_recording_keeps_to_the_session_budget(
     calls: Project, monkeypatch: pytest.MonkeyPatch, budget: str, passed: int
 ) -> None:
-    """All recording together may cost so much and no more, in whatever ledger the user has."""
+    """All recordings of a session together stay within the budget, with any ledger of the user."""
     monkeypatch.setenv("ACME_API_KEY", KEY)
     calls.pytester.makepyfile(
         test_it="""
@@ -316,7 +316,7 @@ SUMMARY = """
 
 
 def test_calls_are_properties_of_tests_and_a_summary(calls: Project) -> None:
-    """Each test that used a fixture has its calls, hits and cost in the JUnit file; the summary has their sums."""
+    """Each test with a fixture has its calls, hits and cost in the JUnit file; the summary has the sums."""
     calls.write(SUMMARY)
     Path("summary.md").write_text("# Job\n")
     for times in (1, 2):
@@ -352,7 +352,7 @@ def test_calls_are_properties_of_tests_and_a_summary(calls: Project) -> None:
 def test_replayed_calls_are_counted_and_a_wrong_file_fails_no_run(
     calls: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a replay would have cost; managers that record share a ledger, and each test has its own part of it."""
+    """A replay counts its cost as recorded; recording managers share a ledger, and each test has its own part."""
     monkeypatch.setenv("ACME_API_KEY", KEY)
     calls.run("--llm-record=once", "--llm-summary=recorded.md").assert_outcomes(passed=3)
     result = calls.run("--llm-summary=no/summary.md", "-k", "test_text or test_async")
@@ -368,9 +368,9 @@ def test_replayed_calls_are_counted_and_a_wrong_file_fails_no_run(
 def test_the_examples_of_the_page_hold(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path
 ) -> None:
-    """By rule at once; recorded from a real llama.cpp, then without it; and without a recording they fail closed.
+    """They run by rule, recorded from a real llama.cpp, then replayed; without a recording they fail.
 
-    A model of random weights, which needs no download, stands in for the small one.
+    A model of random weights, which needs no download, replaces the small one.
     """
     pytester.makeconftest("pytest_plugins = ['testronaut_llm.testing.plugin']")
     code, by_rule, recorded = (one.text for one in blocks("python", PAGE))

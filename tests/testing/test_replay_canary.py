@@ -1,4 +1,4 @@
-"""A replay cannot reach a server: not over any provider's client, not in any mode, not afterwards."""
+"""A replay never reaches a server, over any provider's client, in any mode, or after its end."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def _asked(llm: LLMManager, call: str) -> Any:
 async def test_a_miss_is_a_miss_and_reaches_nobody(
     wire: str, call: str, trap: Endpoint, tmp_path: Path, llm_network: NetworkGuard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With an empty cassette each call ends in one CassetteMissError: no retry, no second model, no connection."""
+    """With an empty cassette each call is one CassetteMissError: no retry, no second model, no connection."""
     before = trap.connections
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("a miss is nothing to wait for"))
     with use_cassette(tmp_path / "empty.yaml"):
@@ -60,7 +60,7 @@ async def test_a_miss_is_a_miss_and_reaches_nobody(
 @pytest.mark.usefixtures("provider_keys")
 @pytest.mark.parametrize("wire", WIRES)
 def test_the_trap_would_have_answered(wire: str, trap: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a cassette the same manager does reach the server, or the canary would be dead."""
+    """Without a cassette the same manager reaches the server, so the test above can fail."""
     before = trap.connections
     with _manager(wire, trap) as llm:
         monkeypatch.setattr("testronaut_llm.local.ollama_models.ollama_missing", lambda _: None)

@@ -1,4 +1,4 @@
-"""The scan finds what must not be committed, and only that; and our own recordings are clean."""
+"""The scan finds only what must not be committed, and our own recordings pass it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CLEAN = [
 
 
 def test_a_planted_leak_is_found_and_ordinary_text_is_clean() -> None:
-    """Each shape is found in the middle of a line, with its kind and its line; what recordings are full of is not."""
+    """Each pattern is found within a line, with its kind and line; ordinary text of recordings is not."""
     for kind, text in ((kind, text) for kind, texts in PLANTED.items() for text in texts):
         found = leaks(f"first line\nbefore {text} after\n", {})
         assert any(one.startswith(f"line 2: {kind}: ") for one in found), text
@@ -54,13 +54,13 @@ def test_a_planted_leak_is_found_and_ordinary_text_is_clean() -> None:
 
 @pytest.mark.parametrize("form", ["p@ss/word-77", "p%40ss%2Fword-77", base64.b64encode(b"p@ss/word-77").decode()])
 def test_the_value_of_a_key_variable_is_found(form: str) -> None:
-    """A key of the environment is found whatever its shape, plain, URL-quoted or in base64, and is not repeated."""
+    """A key of the environment is found plain, URL-quoted or in base64, and is not shown."""
     environ = {"ACME_API_KEY": "p@ss/word-77", "PATH": "/bin", "X_TOKEN": "b"}
     assert leaks(f"a\nb {form}\n", environ) == ["line 2: value of a variable: ACME_API_KEY"]
 
 
 def test_our_recordings_are_clean(tmp_path: Path) -> None:
-    """Nothing private is in this repository's recordings; an allowance covers names, never keys, and is needed."""
+    """This repository's recordings hold nothing private; allowances cover names, never keys, and are needed."""
     (tmp_path / "a.json").write_text(f"ok\nhttps://acme.example ollama.com sk-{_LETTERS}\n")
     headers = "interactions:\n- request: {headers: {x-stainless-os: a}}\n  response: {headers: {openai-version: a}}\n"
     (tmp_path / "b.yaml").write_text(headers)

@@ -1,4 +1,4 @@
-"""What type checkers say of the public surface. They read this file; nothing runs it.
+"""Examples of the public API for type checkers. They read this file; nothing runs it.
 
 An `ignore` that hides no error is an error itself, so each line with one is a call that must not pass.
 """
