@@ -20,6 +20,8 @@ from testronaut_llm.providers.row import Missing, Present
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.support.text import is_loopback
 
+_SHOWN: dict[str, OllamaModel] = {}
+"""Answers of `/api/show` by digest; they never change."""
 _WAITS = (2.0, 8.0)
 """Seconds before the second try and the third."""
 _HOPELESS = {
@@ -58,9 +60,12 @@ def ollama_missing(model: ModelConfig) -> Missing | Present | None:
 def _details(server: OllamaServer, model: ModelConfig, found: OllamaModel) -> OllamaModel:
     """Returns the model from the server's list, or from `show` if the list of an older server lacks details."""
     needs_capabilities = model.reasoning not in (None, "off") and not found.capabilities
-    if found.context_length is None or needs_capabilities:
-        with suppress(LLMError):
-            return server.show(found.name)
+    if found.context_length is not None and not needs_capabilities:
+        return found
+    with suppress(LLMError):
+        if found.digest not in _SHOWN:
+            _SHOWN[found.digest] = server.show(found.name)
+        return _SHOWN[found.digest]
     return found
 
 
