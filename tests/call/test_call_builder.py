@@ -320,8 +320,8 @@ def test_texts_to_embed() -> None:
 
 @pytest.mark.parametrize(
     ("texts", "named"),
-    [([], "texts is []"), ("", "text 0"), (["a", " "], "text 1"), (["a", 3], "text 1"), (["\ud800"], "text 0"), (3, "3"),
-     (None, "None")],
+    [([], "texts is []"), ("", "text 0"), (["a", " "], "text 1"), (["a", 3], "text 1"), (["\ud800"], "text 0"),
+     (3, "3"), (None, "None")],
 )  # fmt: skip
 def test_wrong_texts_are_named(texts: Any, named: str) -> None:
     """The error names the text that cannot be embedded."""
