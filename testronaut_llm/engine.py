@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig
     from testronaut_llm.loop import Running
     from testronaut_llm.money.ledger import Session
+    from testronaut_llm.money.report import Spend
     from testronaut_llm.options import AllOptions
 
 
@@ -65,37 +66,69 @@ class Engine:
         return self._source.current()
 
     def close(self) -> None:
-        """Closes connections and stops embedded models."""
+        """Closes connections and stops embedded models.
+
+        >>> llm.close()
+        """
         if self._made is not None:
             self._made.close()
         self._ledger.close()
         self._lookup.close()
 
     def dropped_params(self, model: str) -> tuple[str, ...]:
-        """Returns settings of tasks (`temperature`, `seed`, `stop`) not supported by a model, so not sent."""
+        """Returns settings of tasks (`temperature`, `seed`, `stop`) not supported by a model, so not sent.
+
+        >>> llm.dropped_params("fake")
+        ()
+        """
         row = self.config.model(model)
         return self._caller.services.dropped_params(row, {"temperature": 0.0, "seed": 1, "stop": ["x"]})
 
     def warm_up(self, *models: str) -> None:
-        """Loads LiteLLM, and these local models into memory, so that the first call does not wait for it."""
+        """Loads LiteLLM, and these local models into memory, so that the first call does not wait for it.
+
+        >>> llm.warm_up()
+        """
         services = self._caller.services
         services.gateway.load()
         for name in models:
             services.local.load(self.config.model(name))
 
     def prune_history(self, older_than: str | date) -> int:
-        """Deletes records of requests before a UTC day or older than `90d`, and returns how many; sums stay."""
+        """Deletes records of requests before a UTC day or older than `90d`, and returns how many; sums stay.
+
+        >>> llm.prune_history("90d")
+        0
+        """
         from testronaut_llm.money.report import prune
 
         return prune(self._ledger, older_than)
 
+    def spend(self, since: str | date | None = None) -> Spend:
+        """Returns money spent, saved and left, by day, task and model. `since` is a UTC day, or an age such as `7d`.
+
+        >>> llm.spend(since="7d").total.cost
+        Decimal('0')
+        """
+        from testronaut_llm.money.budgets import all_limits
+        from testronaut_llm.money.report import report
+
+        return report(self._ledger, self.config.budget_scope() or "", since=since, limits=all_limits(self.config))
+
     @property
     def session(self) -> Session:
-        """USD that the calls of this manager have cost and saved so far."""
+        """USD that the calls of this manager have cost and saved so far.
+
+        >>> llm.session.cost
+        Decimal('0')
+        """
         return replace(self._ledger.session, **self._telemetry.counts())
 
     async def aclose(self) -> None:
-        """Same as `close`, on the caller's event loop."""
+        """Same as `close`, on the caller's event loop.
+
+        >>> asyncio.run(llm.aclose())
+        """
         from asyncio import to_thread
 
         await to_thread(self.close)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 from testronaut_llm.engine import Engine
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
     from testronaut_llm.methods.classify import Classification
     from testronaut_llm.methods.compare import Comparison
     from testronaut_llm.methods.estimate import Estimate
-    from testronaut_llm.methods.labels import L
-    from testronaut_llm.money.report import Spend
+    from testronaut_llm.methods.labels import L, LabelTexts
     from testronaut_llm.options import AllOptions, CallOptions, ClassifyOptions, EmbedOptions
 
 
@@ -121,7 +119,11 @@ class LLMManager(Engine):
         return cast("Embeddings", self._result(embed_call_of(self.config, task, texts, options)))
 
     async def aembed(self, task: str | None, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
-        """Same as `embed`, on the caller's event loop."""
+        """Same as `embed`, on the caller's event loop.
+
+        >>> asyncio.run(llm.aembed("embedding", "ls")).model
+        'fake'
+        """
         return cast("Embeddings", await self._aresult(embed_call_of(self.config, task, texts, options)))
 
     @overload
@@ -130,11 +132,7 @@ class LLMManager(Engine):
     ) -> Classification[L]: ...
     @overload
     def classify(
-        self,
-        task: str | None,
-        prompt: Prompt,
-        labels: Mapping[L, str] | Sequence[L],
-        **options: Unpack[ClassifyOptions],
+        self, task: str | None, prompt: Prompt, labels: LabelTexts[L], **options: Unpack[ClassifyOptions]
     ) -> Classification[L]: ...
     def classify(
         self, task: str | None, prompt: Prompt, labels: Any, **options: Unpack[ClassifyOptions]
@@ -154,16 +152,16 @@ class LLMManager(Engine):
     ) -> Classification[L]: ...
     @overload
     async def aclassify(
-        self,
-        task: str | None,
-        prompt: Prompt,
-        labels: Mapping[L, str] | Sequence[L],
-        **options: Unpack[ClassifyOptions],
+        self, task: str | None, prompt: Prompt, labels: LabelTexts[L], **options: Unpack[ClassifyOptions]
     ) -> Classification[L]: ...
     async def aclassify(
         self, task: str | None, prompt: Prompt, labels: Any, **options: Unpack[ClassifyOptions]
     ) -> Classification[Any]:
-        """Same as `classify`, on the caller's event loop."""
+        """Same as `classify`, on the caller's event loop.
+
+        >>> asyncio.run(llm.aclassify("result_verification", "2 of 2 passed", ["passed", "failed"])).label
+        'passed'
+        """
         from testronaut_llm.methods.classify import classified
 
         return await classified(self.config, task, prompt, labels, options, self._aresult, self._caller.services.route)
@@ -197,7 +195,11 @@ class LLMManager(Engine):
         on_progress: OnProgress | None = None,
         **options: Unpack[AllOptions],
     ) -> list[Outcome]:
-        """Same as `batch`, on the caller's event loop."""
+        """Same as `batch`, on the caller's event loop.
+
+        >>> [one.text for one in asyncio.run(llm.abatch("cli_analysis", ["What is ls?"]))]
+        ['It lists files.']
+        """
         record = Record(prompts, on_progress)
         await arun_each(self._each(task, options), prompts, concurrency=concurrency, finished=record.add)
         return record.results
@@ -252,7 +254,11 @@ class LLMManager(Engine):
         concurrency: int = 4,
         **options: Unpack[AllOptions],
     ) -> Comparison:
-        """Same as `compare`, on the caller's event loop."""
+        """Same as `compare`, on the caller's event loop.
+
+        >>> asyncio.run(llm.acompare("cli_analysis", "What is ls?", models=["fake", "other"])).exact
+        True
+        """
         from testronaut_llm.methods.compare import comparing
 
         asked = comparing(self._each, task, prompt, models, options)
@@ -280,18 +286,11 @@ class LLMManager(Engine):
         return estimate_of(lambda one: call_of(self.config, task, one, options), prompts, self._lookup, services)
 
     async def aestimate(self, task: str | None, prompts: Iterable[Prompt], **options: Unpack[AllOptions]) -> Estimate:
-        """Same as `estimate`, run in a thread, which also reads the prompts."""
+        """Same as `estimate`, run in a thread, which also reads the prompts.
+
+        >>> asyncio.run(llm.aestimate("cli_analysis", ["What is ls?"])).prompts
+        1
+        """
         from asyncio import to_thread
 
         return await to_thread(lambda: self.estimate(task, prompts, **options))
-
-    def spend(self, since: str | date | None = None) -> Spend:
-        """Returns money spent, saved and left, by day, task and model. `since` is a UTC day, or an age such as `7d`.
-
-        >>> llm.spend(since="7d").total.cost
-        Decimal('0')
-        """
-        from testronaut_llm.money.budgets import all_limits
-        from testronaut_llm.money.report import report
-
-        return report(self._ledger, self.config.budget_scope() or "", since=since, limits=all_limits(self.config))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, Literal, get_args, get_origin
+from typing import Any, Generic, Literal, TypeAlias, get_args, get_origin
 
 from typing_extensions import TypeVar
 
@@ -18,6 +18,8 @@ from testronaut_llm.support.text import counted
 
 L = TypeVar("L", default=str)
 
+LabelTexts: TypeAlias = Mapping[L, str] | Sequence[L]
+"""Labels, alone or with a description of each."""
 MOST_LABELS, LONGEST_LABEL = 26, 60
 _RELIABLE = 0.8
 """Share of right votes that is assumed: two of two votes give 0.94, two of three 0.8."""

@@ -79,8 +79,9 @@ def test_the_example_of_an_estimate_runs(capsys: pytest.CaptureFixture[str]) -> 
 
 
 SURFACE = {
-    "llm_manager.LLMManager": "complete acomplete stream astream embed classify batch answer_each compare route "
-    "estimate spend",
+    "llm_manager.LLMManager": "complete acomplete stream astream embed aembed classify aclassify batch abatch "
+    "answer_each compare acompare route estimate aestimate spend session prune_history dropped_params warm_up close "
+    "aclose",
     "options": "EmbedOptions CallOptions ClassifyOptions",
     "records": "Message Route Answer Embeddings",
     "methods.streams": "Stream AsyncStream",
