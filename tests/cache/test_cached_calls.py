@@ -271,7 +271,7 @@ def test_a_cascade_does_not_pay_again_for_its_rejected_first_model(api: Make) ->
 
 
 @each_mode
-async def test_a_hit_is_validated_anew(api: Make, mode: str) -> None:
+async def test_a_hit_is_validated_again(api: Make, mode: str) -> None:
     """Each caller gets `.parsed` as an instance of its own class."""
     a = api("a", faults.good('{"name": "Ada", "age": 36}'))
     async with cached({"m": model("openai", a)}) as llm:
@@ -352,7 +352,7 @@ async def test_refresh_asks_and_stores(api: Make, mode: str) -> None:
 
 
 @each_mode
-async def test_only_asks_nobody(api: Make, mode: str) -> None:
+async def test_only_sends_nothing(api: Make, mode: str) -> None:
     """A miss is an error that names what was looked up and how to get it."""
     a = api("a", faults.good())
     async with cached({"m": model("openai", a), "n": model("anthropic", a)}) as llm:

@@ -259,7 +259,7 @@ def test_a_stream_waits_for_an_answer_that_is_under_way(api: Make, fails: bool) 
     assert len(a.asked) == (3 if fails else 1)
 
 
-def test_nobody_waits_for_a_stream(api: Make) -> None:
+def test_no_call_waits_for_a_stream(api: Make) -> None:
     """A stream whose reader pauses delays no other call."""
     a = api("a", faults.good("one two three"))
     with cached(model("openai", a)) as llm, llm.stream("t", "hi") as paused:
@@ -282,7 +282,7 @@ def test_what_is_not_the_same_shares_nothing(api: Make, given: dict[str, Any]) -
     assert len(a.asked) == 2
 
 
-def test_a_broken_store_holds_up_nobody(api: Make) -> None:
+def test_a_broken_store_delays_no_call(api: Make) -> None:
     """Without a store nothing is shared: once the first call has ended, the others ask at once."""
     cache_dir().mkdir(parents=True)
     (cache_dir() / "answers").write_text("in the way")
@@ -305,7 +305,7 @@ def test_identical_embeddings_are_one_request(api: Make) -> None:
     assert len(a.asked) == 1
 
 
-def test_where_there_are_no_locks_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_no_call_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the folder is missing, or the system lacks `fcntl`, each process asks."""
     absent = FlightLocks(tmp_path / "absent" / "lock")
     assert absent.acquire("ab" * 32)

@@ -47,7 +47,7 @@ def test_results_come_in_order(llm: FakeLLM, mode: str) -> None:
 
 
 @each_mode
-def test_a_failure_stops_nobody(llm: FakeLLM, mode: str) -> None:
+def test_a_failure_stops_no_other_call(llm: FakeLLM, mode: str) -> None:
     """The result of a failed call is its error, and the other calls continue."""
     llm.reply(InvalidRequestError("no"), prompt="^1$")
     assert _batch(llm, mode, "t", []) == []

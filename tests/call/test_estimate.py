@@ -164,7 +164,7 @@ def test_prompts_are_not_kept(llm: LLMManager) -> None:
     assert most < 3_000_000, most
 
 
-async def test_the_async_twin_is_the_same(llm: LLMManager) -> None:
+async def test_the_async_form_is_the_same(llm: LLMManager) -> None:
     """The result is the same, and the event loop runs on: prompts are read in another thread."""
     readers = set()
 

@@ -55,7 +55,7 @@ SLOW: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("wire", "slow", "mode"), SLOW)
-async def test_a_deadline_ends_a_call_whatever_the_server_sends(api: Make, wire: str, slow: Any, mode: str) -> None:
+async def test_a_deadline_ends_a_call_with_any_server(api: Make, wire: str, slow: Any, mode: str) -> None:
     """A call whose server sends nothing, or a byte now and then, raises LLMTimeoutError soon after its deadline."""
     a = api("a", slow)
     async with managed(a, wire, timeout=60) as llm:

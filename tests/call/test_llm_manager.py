@@ -125,7 +125,7 @@ USAGES: dict[str, tuple[dict[str, Any], Usage]] = {
 
 
 @pytest.mark.parametrize("wire", USAGES)
-def test_cached_written_and_reasoning_tokens_are_told_apart(api: Make, wire: str) -> None:
+def test_cached_written_and_reasoning_tokens_are_distinguished(api: Make, wire: str) -> None:
     """Each kind of token is counted once, at the price of its kind."""
     reported, expected = USAGES[wire]
     if wire == "openai":
@@ -205,7 +205,7 @@ async def test_an_answer_that_the_server_refused_is_repaired_once(api: Make, mod
     assert len(b.bodies[0]["messages"]) == 1
 
 
-def test_a_refused_answer_without_a_text_is_asked_for_anew(api: Make) -> None:
+def test_a_refused_answer_without_a_text_is_asked_for_again(api: Make) -> None:
     """If the server sends no text, no empty turn is sent; without a schema nothing is repaired."""
     body = json.dumps({"error": {**REFUSED, "failed_generation": ""}}).encode()
     a, b = api("a", faults.raw(400, body), faults.good('{"name": "Ada", "age": 36}')), api("b", faults.good())

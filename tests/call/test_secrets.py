@@ -90,7 +90,7 @@ async def _answers(llm: LLMManager, mode: str, every: list[Planted], system: str
     return [await ask(llm, mode, prompt, system=system) for prompt in prompts]
 
 
-def test_what_is_no_secret_is_sent_as_it_is() -> None:
+def test_what_is_no_secret_is_sent_unchanged() -> None:
     """At most 1 % of texts without secrets are changed, with or without digests, UUIDs and pictures in them."""
     for each in (texts(), harmless()):
         touched = [text for text in each if masked([text])[1].count]

@@ -48,7 +48,7 @@ def test_answers_stand_side_by_side(compare: Run, make: Callable[..., Api]) -> N
         (json.dumps(list(range(12))), json.dumps([0] * 12), "$[10], ..."),
     ],
 )
-def test_agreement_is_told_in_words(compare: Run, make: Callable[..., Api], a: str, b: str, says: str) -> None:
+def test_agreement_is_said_in_words(compare: Run, make: Callable[..., Api], a: str, b: str, says: str) -> None:
     """The agreement of the answers is shown, with the values that differ."""
     make("a", faults.good(a))
     make("b", faults.good(b))

@@ -79,7 +79,7 @@ LOCALES = (
 
 
 @pytest.mark.parametrize("locale", LOCALES, ids=str)
-def test_an_answer_goes_into_a_pipe_as_it_is(shell: Shell, locale: dict[str, str]) -> None:
+def test_an_answer_goes_into_a_pipe_unchanged(shell: Shell, locale: dict[str, str]) -> None:
     """It is byte for byte the UTF-8 text in any locale; a prompt is read the same way, without its mark."""
     done = shell("run t - --cache only", stdin="\ufeffcaf\u00e9?".encode(), **locale)
     assert done.returncode == 0, done.stderr
@@ -151,7 +151,7 @@ def test_a_stderr_that_takes_nothing_changes_nothing(shell: Shell, to: str) -> N
         ("route t -", b"\xff\xfeh\0i\0", "stdin:1: is not UTF-8 text"),
     ],
 )
-def test_a_stdin_that_gives_no_text_is_told(shell: Shell, words: str, stdin: bytes, says: str) -> None:
+def test_a_stdin_that_gives_no_text_is_reported(shell: Shell, words: str, stdin: bytes, says: str) -> None:
     """The message names stdin, the line and the byte."""
     done = shell(words, stdin=stdin)
     assert done.returncode == 2

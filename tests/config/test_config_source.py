@@ -114,7 +114,7 @@ def test_only_a_file_found_upwards_has_to_be_trusted(folder: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("name", re.findall(r"^\| `(TESTRONAUT_\w+)`", ENVIRONMENT_PAGE, re.MULTILINE))
-def test_a_variable_of_ours_that_is_empty_is_not_set(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_own_variable_that_is_empty_is_not_set(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty variable means the default, for each variable on the reference page."""
 
     def seen() -> tuple[object, ...]:
@@ -151,7 +151,7 @@ def test_the_search_goes_on_past_folders_that_are_gone_or_closed(folder: Path, m
 # Its problems
 
 
-def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
+def test_every_problem_is_reported_at_once_with_its_line(tmp_path: Path) -> None:
     """One error lists problems of every kind, in the order of the file."""
     text = """version: 1
 models:
@@ -449,7 +449,7 @@ def test_trust_is_followed_in_both_directions(path: Path, monkeypatch: pytest.Mo
     assert source.current().task(None).models == ("b",)
 
 
-def test_a_configuration_made_in_python_stays_as_it_is() -> None:
+def test_a_configuration_made_in_python_stays_unchanged() -> None:
     """It has no file that could change, and its budget needs a scope."""
     config = LLMConfig(tasks={"default": {"models": "a/b"}})
     source = ConfigSource.of(config)

@@ -98,7 +98,7 @@ async def test_an_unknown_option_of_a_call_is_refused_before_it_is_sent(ollama: 
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_an_embedded_model_samples_as_it_is_told(home: ModelStore, mode: str) -> None:
+async def test_an_embedded_model_samples_as_configured(home: ModelStore, mode: str) -> None:
     """At temperature 1, `top_k: 1` gives the same text for any seed; without it texts differ."""
     words = {"repeat_penalty": 1.0, "min_p": 0.0, "typical_p": 1.0, "num_keep": 0}
     rows = {

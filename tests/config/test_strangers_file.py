@@ -373,7 +373,7 @@ def test_a_file_does_not_trust_itself(write: Write) -> None:
             load_config()
 
 
-def test_a_file_of_any_shape_is_an_error_of_ours(write: Write) -> None:
+def test_a_file_of_any_shape_is_an_error_of_this_package(write: Write) -> None:
     """A reference in place of a section is reported as a wrong type."""
     for text in (
         "tasks: {t: ['${A}']}", "tasks: ['${A}']", "tasks: '${A}'", "models: {m: '${A}'}\ntasks: {}", "- ${A}",

@@ -160,7 +160,7 @@ async def test_a_warning_never_turns_an_answer_into_a_failure(api: Make, mode: s
         assert (await ask(llm, mode)).text == "fine"
 
 
-def test_the_hosts_own_warnings_are_heard() -> None:
+def test_the_hosts_own_warnings_are_shown() -> None:
     """Outside our calls, and in other contexts during them, warnings are raised as the host wants."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")

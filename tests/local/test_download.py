@@ -105,7 +105,7 @@ def test_a_dropped_connection_continues_where_it_was(empty: ModelStore, site: Si
     assert empty.path("m").read_bytes() == site.data
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_anew(empty: ModelStore, site: Site) -> None:
+def test_a_file_that_changed_meanwhile_is_fetched_again(empty: ModelStore, site: Site) -> None:
     """Halves of different files are never joined; the download starts over."""
     site.script = [cut_at_half]
     old, site.data = site.data, site.data[:-8] + b"\0" * 8

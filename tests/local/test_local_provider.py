@@ -107,7 +107,7 @@ def numbers(process: subprocess.Popen[str]) -> list[int]:
 # Its server
 
 
-def test_nobody_without_the_token_is_answered(embedded_server: Endpoint) -> None:
+def test_a_client_without_the_token_is_refused(embedded_server: Endpoint) -> None:
     """Other users can reach the port, but need the token, which is not shown."""
     with pytest.raises(urllib.error.HTTPError, match="401"):
         chat(Endpoint(api_base=embedded_server.api_base, token="guess"), HELLO)

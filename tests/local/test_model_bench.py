@@ -57,7 +57,7 @@ def test_an_embedded_model_is_measured() -> None:
 
 
 @pytest.mark.parametrize(("begins", "rate"), [(0.1, 500.0), (0.5, 200.0)], ids=["usual", "the first token was late"])
-def test_reading_and_writing_are_told_apart(
+def test_reading_and_writing_are_distinguished(
     ollama: Ollama, monkeypatch: pytest.MonkeyPatch, begins: float, rate: float
 ) -> None:
     """The time to the first token is not counted as writing, even if it is nearly the total."""
@@ -128,7 +128,7 @@ ZERO = {"models": {"embedded/a": [{**_as_row(speed()), "answer_rate": 0}]}}
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"models": 3}', '{"models": {"embedded/a": [{"model": "x"}]}}', json.dumps(ZERO)]
 )
-def test_a_history_that_cannot_be_read_is_empty_and_begun_anew(tmp_path: Path, text: str) -> None:
+def test_a_history_that_cannot_be_read_is_empty_and_started_again(tmp_path: Path, text: str) -> None:
     """It never fails a call, and a new file is started; speeds of zero are ignored."""
     (tmp_path / "speeds.json").write_text(text)
     history = SpeedHistory(tmp_path / "speeds.json")

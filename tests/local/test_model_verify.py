@@ -61,7 +61,7 @@ def test_other_bytes_than_were_stored_are_found(home: ModelStore) -> None:
     assert f"testronaut-llm models remove embedded/{TINY} && testronaut-llm models pull" in why
 
 
-def test_a_file_without_a_chat_template_is_told(home: ModelStore, tiny_gguf: Path) -> None:
+def test_a_file_without_a_chat_template_is_reported(home: ModelStore, tiny_gguf: Path) -> None:
     """It is reported, since llama.cpp then uses a default template."""
     home.path(TINY).write_bytes(tiny_gguf.read_bytes().replace(b"tokenizer.chat_template", b"tokenizer.chat_templata"))
     outcome, why = found({"model": f"embedded/{TINY}"})["chat template"]
@@ -126,7 +126,7 @@ def test_each_fault_of_a_model_is_found_by_its_check(ollama: Ollama, fault: str,
 
 
 @pytest.mark.parametrize("template", ["", "{{ .Prompt }}", "{{.Prompt}}\n"])
-def test_an_ollama_model_without_a_template_is_told(ollama: Ollama, template: str) -> None:
+def test_an_ollama_model_without_a_template_is_reported(ollama: Ollama, template: str) -> None:
     """P40: it would answer nonsense."""
     ollama.answer, ollama.template = good, template
     outcome, why = found(ollama.row())["chat template"]

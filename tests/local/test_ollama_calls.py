@@ -97,7 +97,7 @@ async def test_a_pull_that_the_deadline_ends_is_named_with_the_command(ollama: O
     assert "/api/chat" not in ollama.paths
 
 
-async def test_calls_at_once_wait_for_one_pull_and_its_events_are_told(
+async def test_calls_at_once_wait_for_one_pull_and_its_events_are_reported(
     ollama: Ollama, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Concurrent calls share one pull request; its start and end are events."""
@@ -240,7 +240,7 @@ async def test_where_only_the_answer_tells_the_next_attempt_asks_without(ollama:
 
 
 @pytest.mark.parametrize(("level", "sent"), [("off", False), ("medium", "medium"), (None, None)])
-async def test_a_model_that_thinks_is_told_how_much(ollama: Ollama, level: str | None, sent: Any) -> None:
+async def test_a_model_that_thinks_gets_the_amount_to_think(ollama: Ollama, level: str | None, sent: Any) -> None:
     """`reasoning` is sent, and nothing is dropped."""
     ollama.tagged = ollama.capabilities = ["completion", "thinking"]
     async with manager({"m": ollama.row(reasoning=level)}) as llm:

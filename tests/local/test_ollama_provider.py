@@ -183,7 +183,7 @@ def test_a_name_is_read_as_ollama_reads_it(name: str, full: str) -> None:
         ("gone", 404, "(status 404)"),
     ],
 )
-def test_another_kind_of_server_is_told_apart(
+def test_another_kind_of_server_is_distinguished(
     httpserver: HTTPServer, url: str, body: str, status: int, said: str
 ) -> None:
     """A server that is not Ollama is an error with its status."""

@@ -180,7 +180,7 @@ def test_a_silent_server_is_given_up() -> None:
             pull(server, "qwen3", patience=0.05)
 
 
-def test_a_download_that_stands_still_is_begun_anew(
+def test_a_download_that_stalls_is_started_again(
     httpserver: HTTPServer, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If messages arrive and the count does not grow, the next try starts."""

@@ -162,7 +162,7 @@ def test_a_call_keeps_to_its_limit_through_cuts_and_repairs(api: Make, mode: str
         assert llm.session.cost == spent
 
 
-def test_what_extra_brings_into_the_prompt_is_part_of_its_bound() -> None:
+def test_what_extra_adds_to_the_prompt_is_part_of_its_bound() -> None:
     """Documents count as prompt, since the model reads them; numbers and names do not."""
 
     def bound(**extra: Any) -> Decimal:

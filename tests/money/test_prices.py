@@ -98,7 +98,7 @@ def test_unknown_is_not_free(reference: str, fields: dict[str, Any], price: int 
     assert (cost.amount, cost.source) == (price, source)
 
 
-def test_the_mend_of_a_missing_price_is_a_line_to_add() -> None:
+def test_the_fix_of_a_missing_price_is_a_line_to_add() -> None:
     """The fix names the alias, and for an unnamed deployment the base model."""
     fix = table_of().fix(model("azure/dep"))
     assert fix.endswith("`price: {input: USD, output: USD}`, per million tokens, to models.mine in llm.yaml")
@@ -194,7 +194,7 @@ def test_cached_written_and_reasoning_tokens_have_their_own_rates() -> None:
     assert cost(model("openai/m"), contradiction).amount == (20 * Decimal("0.1") + 5 * 4) / 10**6
 
 
-def test_a_long_prompt_moves_the_whole_call_into_the_dearer_tier() -> None:
+def test_a_long_prompt_moves_the_whole_call_into_the_more_expensive_tier() -> None:
     """Above the threshold all tokens of the call have the higher rates; at it they do not."""
     tier = {
         "input_cost_per_token_above_200k_tokens": Decimal("2e-6"),

@@ -101,7 +101,7 @@ def test_the_pictures_are_current() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_variable_of_ours_is_documented() -> None:
+def test_every_own_variable_is_documented() -> None:
     """The page of environment variables names each `TESTRONAUT_LLM_...` that the code reads, and no other."""
     named = re.compile(r"TESTRONAUT_LLM_[A-Z_]+")
     read = {name for module in modules() for name in named.findall(module.text)}

@@ -108,7 +108,7 @@ PLUGINS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("brought", "refusal"), PLUGINS)
-def test_an_installed_plugin_brings_its_row(
+def test_an_installed_plugin_adds_its_row(
     own_table: dict[str, Provider], monkeypatch: pytest.MonkeyPatch, brought: Any, refusal: str
 ) -> None:
     """A plugin is a row or a function that makes one; its key stays its own if LiteLLM learns the name."""

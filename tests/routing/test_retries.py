@@ -42,7 +42,7 @@ def test_a_key_command_that_fails_is_an_error_of_the_attempt(api: Make) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_a_programming_error_is_raised_as_it_is(api: Make, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+async def test_a_programming_error_is_raised_unchanged(api: Make, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     """An error of our own code is raised unchanged, without a retry."""
 
     def broken(self: Gateway, *_: object) -> None:

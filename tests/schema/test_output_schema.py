@@ -228,7 +228,7 @@ def test_anything_may_be_a_string_that_looks_like_json() -> None:
     assert wire.schema == {"type": "object", "properties": {"a": {}}, "required": ["a"]}
 
 
-def test_a_wrapper_that_nobody_asked_for_is_refused() -> None:
+def test_a_wrapper_that_was_not_asked_for_is_refused() -> None:
     """`{"response": ...}` and `{"result": ...}` are read only if we asked for them."""
     schema = OutputSchema.of(Verdict)
     inner = '{"outcome": "passed", "confidence": 1}'
@@ -252,7 +252,7 @@ def test_what_the_wire_cannot_say_is_said_in_words() -> None:
 
 
 @pytest.mark.parametrize("dialect", ["free", "none"])
-def test_a_model_that_does_not_see_the_schema_is_told(dialect: str) -> None:
+def test_a_model_that_does_not_see_the_schema_is_reported(dialect: str) -> None:
     """If the wire hides the schema from the model, or accepts none, the prompt holds it."""
     words = OutputSchema.of(Case).wire(dialect).instructions
     assert "JSON" in words

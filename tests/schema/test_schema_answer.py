@@ -206,7 +206,7 @@ BLANKS = [('{"a": 1' + " " * 1000, True), (" " * 499, False), ("x" * 1000, False
 
 
 @pytest.mark.parametrize(("text", "runaway"), BLANKS)
-def test_runaway_whitespace_is_told_apart(text: str, runaway: bool) -> None:
+def test_runaway_whitespace_is_distinguished(text: str, runaway: bool) -> None:
     """Long and mostly blank is runaway; short, or long and full, is not."""
     assert is_runaway_whitespace(text) is runaway
 

@@ -142,7 +142,7 @@ def test_a_tracer_that_raises_fails_no_call(
     assert "an event was lost: ZeroDivisionError" in caplog.text
 
 
-def test_nothing_is_made_where_nobody_set_it_up(llm: LLMManager, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_made_without_a_set_up(llm: LLMManager, monkeypatch: pytest.MonkeyPatch) -> None:
     """This holds without the package, and with its no-op defaults."""
     assert not otel.is_set_up()
     monkeypatch.delitem(sys.modules, "opentelemetry.trace")

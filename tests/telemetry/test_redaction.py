@@ -95,7 +95,7 @@ SHAPES = (
 
 
 @pytest.mark.parametrize("key", SHAPES)
-def test_a_key_that_nobody_added_is_known_by_its_shape(key: str) -> None:
+def test_a_key_that_was_never_added_is_known_by_its_shape(key: str) -> None:
     """An unknown key in an error body is masked by its pattern."""
     assert Redactor().redact(f"Incorrect API key provided: {key}.") == f"Incorrect API key provided: {MASK}."
 

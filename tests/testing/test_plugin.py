@@ -169,7 +169,7 @@ def test_without_a_cassette_it_fails_closed(project: Project) -> None:
     assert project.server.requests == []
 
 
-def test_a_changed_prompt_fails_until_it_is_recorded_anew(recorded: Project) -> None:
+def test_a_changed_prompt_fails_until_it_is_recorded_again(recorded: Project) -> None:
     """A new prompt never gets the old answer; a refresh replaces it, unless the refresh fails."""
     file = Path("cassettes/test_it/test_one.yaml")
     before = file.read_text()

@@ -43,7 +43,7 @@ async def _asked(llm: LLMManager, call: str) -> Any:
 
 @pytest.mark.usefixtures("provider_keys")
 @pytest.mark.parametrize(("wire", "call"), CASES)
-async def test_a_miss_is_a_miss_and_reaches_nobody(
+async def test_a_miss_is_a_miss_and_sends_nothing(
     wire: str, call: str, trap: Endpoint, tmp_path: Path, llm_network: NetworkGuard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With an empty cassette each call is one CassetteMissError: no retry, no second model, no connection."""
