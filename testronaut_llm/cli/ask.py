@@ -206,7 +206,7 @@ def show_route(found: Route, *, drawn: bool | None = None) -> None:
     columns = ("model", "tokens", "cost", "at most", *(["seconds"] if measured else []), "selected", "why")
     screen.table(f"{found.task}: {found.strategy}", columns, rows, drawn=drawn)
     if not found.kept:
-        screen.note("no model would be asked; the table says why")
+        screen.note("no model would be asked, for the reasons above")
     modes = {mode: [one.alias for one in found.candidates if one.secrets == mode] for mode in get_args(Secrets)}
     screen.note("secrets: " + "; ".join(f"{mode} ({', '.join(names)})" for mode, names in modes.items() if names))
 
