@@ -349,6 +349,15 @@ def test_calls_are_properties_of_tests_and_a_summary(calls: Project) -> None:
     assert text.count("| rate_limit | 1 |") == 2
 
 
+def test_workers_write_one_summary(calls: Project) -> None:
+    """Under xdist, the process that starts the workers adds their sums to the file, once."""
+    calls.write(SUMMARY)
+    calls.run("-n", "2", "--llm-summary=summary.md").assert_outcomes(passed=4)
+    text = Path("summary.md").read_text()
+    assert text.count("### `pytest`") == 1
+    assert "| 5 | 0 |" in text
+
+
 def test_replayed_calls_are_counted_and_a_wrong_file_fails_no_run(
     calls: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
