@@ -285,7 +285,7 @@ def test_a_damaged_line_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_a_folder_that_cannot_be_used_costs_no_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What was learned is kept in memory, with one warning."""
+    """Observations stay in memory, with one warning."""
     (tmp_path / "file").write_text("")
     counter = TokenCounter(tmp_path / "file" / "tokens.jsonl")
     learn(counter, 70, 80)
