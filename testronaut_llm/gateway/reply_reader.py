@@ -149,11 +149,18 @@ class ReplyReader:
             return cut if self._was_cut(evidence) else self._no_answer()
         if text.strip() or in_openai_words(evidence.finish) == "length":
             return None
+        return errors.BadResponseError(self._why_empty(evidence))
+
+    def _why_empty(self, evidence: Evidence) -> str:
+        if self._called_tool:
+            return "the model called a tool instead of answering; no tools were offered to it"
         if self._thought:
-            return errors.BadResponseError(
+            return (
                 "the model reasoned and then gave no answer; raise `max_tokens`, or set `reasoning: off` for the model"
             )
-        return errors.BadResponseError(f"the answer is empty (finish reason {evidence.finish})")
+        if self._request.stream and self._exchange.headers.get("content-type", "").startswith("application/json"):
+            return "the server did not stream: it sent one JSON document; ask without a stream"
+        return f"the answer is empty (finish reason {evidence.finish})"
 
     def _no_answer(self) -> LLMError:
         start = " ".join(self._exchange.text[:200].split())[:120]
@@ -199,7 +206,7 @@ class ReplyReader:
         if network is not None:
             proxy = proxy_for(base)
             where = ", ".join(filter(None, (base and base.split("?")[0], proxy and f"through the proxy {proxy}")))
-            fix = running or "; check that its server runs, and the network"
+            fix = running or ("" if self._exchange.left else "; check that its server runs, and the network")
             return errors.ConnectionFailedError(f"{said(network)}{where and f' ({where})'}{fix}")
         if not self._exchange.requests:
             return errors.InvalidRequestError(f"could not be asked: {said(causes[0])[:300]}")

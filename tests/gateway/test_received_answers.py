@@ -59,6 +59,31 @@ def test_an_unknown_finish_word_is_kept(server: FaultServer, attempt: Attempts, 
     assert (reply.error, reply.text, reply.finish_reason) == (None, "An answer.", "tired")
 
 
+@each_wire
+def test_a_server_that_does_not_stream_is_named(server: FaultServer, attempt: Attempts, wire: str) -> None:
+    """A whole document in place of a stream has an error of its own."""
+
+    def whole(exchange: Exchange) -> None:
+        asked = exchange.request
+        kind, (body,) = answer(asked.wire, asked.path, {**asked.body, "stream": False}, Good(text="An answer."))
+        exchange.respond(200, kind, body)
+
+    api = server.plan("a", whole)
+    _, reply = attempt(request(target(wire, api.url)), "stream")
+    assert reply.text == "An answer." if wire == "ollama" else "the server did not stream" in str(reply.error)
+
+
+def test_a_call_of_a_tool_is_named(server: FaultServer, attempt: Attempts) -> None:
+    """No tools were offered, so such a reply is not an answer."""
+    call = {"id": "1", "type": "function", "function": {"name": "ls", "arguments": "{}"}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    body = {"id": "x", "object": "chat.completion", "created": 1, "model": "m"}
+    body |= {"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
+    api = server.plan("a", faults.raw(200, json.dumps(body).encode()))
+    _, reply = attempt(request(target("openai", api.url)), "sync")
+    assert "the model called a tool instead of answering" in str(reply.error)
+
+
 def _choice(kind: str, **facts: Any) -> dict[str, Any]:
     choice = {"index": 0, kind: {"role": "assistant", "content": "Half an ans"}, "finish_reason": "stop", **facts}
     return {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
