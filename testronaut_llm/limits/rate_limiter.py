@@ -48,11 +48,12 @@ class Ticket:
     def turn(self) -> bool:
         """True if it may send now; then it holds its slot."""
         if not self.holds:
+            now = self._limiter.clock()  # one for both, since a pause may end between two
             self._limiter.line.setdefault(self)
-            self._limiter.dispatch()
-        if not self.holds:
-            self.woken.clear()
-            self._limiter.outlook(self)
+            self._limiter.dispatch(now)
+            if not self.holds:
+                self.woken.clear()
+                self._limiter.outlook(self, now)
         return self.holds
 
     async def wait(self, seconds: float) -> None:
@@ -92,7 +93,7 @@ class Ticket:
             gate.give_back(use, tokens, sent=sent)
         if sent or error is not None:
             self._learn(error, headers if sent else None)
-        self._limiter.dispatch(wake=True)
+        self._limiter.dispatch(self._limiter.clock(), wake=True)
 
     def __enter__(self) -> Self:
         return self
@@ -146,9 +147,9 @@ class RateLimiter:
         gate = self.gates.get(model)
         return (gate.cooldowns > 0, gate.pause(self.clock())) if gate else (False, 0.0)
 
-    def outlook(self, ticket: Ticket) -> Ticket:
+    def outlook(self, ticket: Ticket, now: float) -> None:
         """Notes the shortest time that a ticket waits, if all before it stay, and for what."""
-        now, ticket.look_in, ticket.at_least, ticket.blocked_by = self.clock(), 0.0, 0.0, ""
+        ticket.look_in, ticket.at_least, ticket.blocked_by = 0.0, 0.0, ""
         before = tuple(itertools.takewhile(lambda other: other is not ticket, tuple(self.line)))
         for gate in ticket.gates:
             ahead = sum(gate in other.gates for other in before)
@@ -159,9 +160,8 @@ class RateLimiter:
                 ticket.is_alone = gate is ticket.model
             ticket.look_in = max(ticket.look_in, wait)
         ticket.look_in = ticket.look_in or math.inf
-        return ticket
 
-    def dispatch(self, *, wake: bool = False) -> None:
+    def dispatch(self, now: float, *, wake: bool = False) -> None:
         """Gives slots to all tickets that may send, and wakes them; with `wake` also the first in line of each limit.
 
         A ticket that waits blocks later ones on the limits that it waits for, and on no others.
@@ -169,7 +169,6 @@ class RateLimiter:
         if not self.line:
             return
         closed: set[Gate] = set()
-        now = self.clock()
         for ticket in tuple(self.line):
             shut = [g for g in ticket.gates if g in closed or g.wait(ticket.tokens, now) > 0]
             if not shut:

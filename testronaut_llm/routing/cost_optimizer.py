@@ -152,7 +152,8 @@ def with_limits(route: Route, config: LLMConfig, limiter: RateLimiter, max_token
     cooldowns = [limiter.cooldown(key_of(one.row)) for one in route.kept]
     for place, one in enumerate(route.kept):
         rules = rules_of(config, one.row)
-        ticket = limiter.outlook(limiter.ticket(rules, key_of(one.row), (one.est_tokens or 0) + max_tokens))
+        ticket = limiter.ticket(rules, key_of(one.row), (one.est_tokens or 0) + max_tokens)
+        limiter.outlook(ticket, limiter.clock())
         reason = one.reason
         if ticket.blocked_by:
             wait = f"{ticket.at_least:.2g} s" if 0 < ticket.at_least < math.inf else "a while"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 
@@ -286,6 +287,17 @@ def test_a_fork_begins_with_free_slots() -> None:
 
 
 NOW = 1_790_000_000.0  # 2026-09-21T14:13:20Z
+
+
+@pytest.mark.parametrize("reading", range(1, 6))
+def test_a_pause_that_ends_while_a_turn_is_asked_for_is_not_waited_for_longer(reading: int) -> None:
+    """Whichever reading of the clock is the first after the pause, the ticket has its turn or knows when to look."""
+    still = Still(ONE)
+    still.asked(RateLimitError("slow down", retry_after=1.0))
+    began, readings = still.now, itertools.count(1)
+    still.limiter.clock = lambda: began + (0.5 if next(readings) < reading else 1.5)
+    ticket = still.ticket()
+    assert ticket.turn() or ticket.look_in == 0.5
 
 
 def openai(kind: str, remaining: str, reset: str, limit: str = "") -> dict[str, str]:
