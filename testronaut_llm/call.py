@@ -80,7 +80,9 @@ class Caller:
             async with join:
                 result = await self._looked_up(self._lookup.find, call)
                 if result is None:
-                    return await self._asked(call, emit)
+                    result = await (self._embedded(call) if call.texts else self._asked(call, emit))
+                    self.services.telemetry.answered(call, result)
+                    return result
         except FlightTimeoutError:
             raise LLMTimeoutError(
                 f"{call.task}: an identical call did not end within the deadline of {call.deadline:g} s; "
@@ -97,12 +99,14 @@ class Caller:
         off_the_loop = asyncio.to_thread if call.accept is not None else self.services.loop.on_file
         return await off_the_loop(find, call)
 
-    async def _asked(self, whole: Call, emit: Emit | None) -> Result:
+    async def _embedded(self, call: Call) -> Result:
+        """Returns the vectors of all texts; only texts without a stored vector are sent."""
+        stored = await self._looked_up(self._lookup.vectors, call)
+        return self._lookup.joined(call, stored, await self._asked(self._lookup.without(call, stored), None))
+
+    async def _asked(self, call: Call, emit: Emit | None) -> Result:
         """Asks the models along the route until one gives an answer; stores it, and returns it."""
-        services, lookup, call, stored = self.services, self._lookup, whole, {}
-        if whole.texts:  # only texts without a stored vector are sent
-            stored = await self._looked_up(lookup.vectors, whole)
-            call = lookup.without(whole, stored)
+        services, lookup = self.services, self._lookup
         if call.cache == "refresh":
             await services.loop.on_file(lookup.drop, call)
 
@@ -116,12 +120,11 @@ class Caller:
             step = attempts.after(step, outcome)
             outcome = await attempts.make(step)
 
-        result: Result = replace(outcome, attempts=tuple(attempts.made), cost=total_cost(attempts.made))
+        made, latency = tuple(attempts.made), time.monotonic() - call.started
+        result: Result = replace(outcome, attempts=made, cost=total_cost(made), latency=latency)
         services.observe(call, step.candidate, result)
         if lookup.keeps(call):
             await services.loop.on_file(lookup.keep, call, step.candidate, result, services.dialect(step.candidate))
-        result = replace(lookup.joined(whole, stored, result), latency=time.monotonic() - call.started)
-        services.telemetry.answered(call, result)
         return result
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _PLACEHOLDER = re.compile(r"<secret-[0-9]{1,6}>")
 _IN_JSON = re.compile(r"(?i:<|\\u003c)(secret-[0-9]{1,6})(?i:>|\\u003e)")
-_OWN = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE")
+_OWN = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "_PASS", "_PWD")
 """Ends of the names of variables whose values are secrets; a number may follow."""
 _EXAMPLE = re.compile(r"(?i)(?:your|my)?[-_]?(?:pass(?:word|wd)?|pwd?|secret|token|key)|[x*.]+|[<\[{$%].*|redacted")
 """Stand-ins for secrets in the examples of documentation."""

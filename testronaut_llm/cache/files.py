@@ -22,7 +22,7 @@ from testronaut_llm.cache.key import FORMAT
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.paths import write_atomically
-from testronaut_llm.support.text import read_utf8
+from testronaut_llm.support.text import few, read_utf8
 from testronaut_llm.telemetry.redaction import Redactor
 
 _KEY = re.compile(r"(digest:)?[0-9a-f]{64}")
@@ -107,8 +107,7 @@ class CacheFiles:
             except ValueError as error:
                 problems.append(f"{file}:{number}: {error}")
         if problems:
-            more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
-            raise ConfigError("nothing was imported:\n  " + "\n  ".join(problems[:10]) + more)
+            raise ConfigError("nothing was imported:\n  " + few(problems, "\n  "))
         with self._changing() as store:
             for row in rows:
                 key, task = row["key"], row["task"]

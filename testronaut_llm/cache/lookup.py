@@ -152,7 +152,7 @@ class Lookup:
         return replace(call, texts=texts, messages=tuple([Message(role="user", content=text) for text in texts]))
 
     def joined(self, call: Call, found: dict[str, Vector], asked: Result) -> Result:
-        """Returns the vectors of all texts: those `found`, and those of the request. An answer stays as it is."""
+        """Returns the vectors of all texts: those `found`, and those of the request."""
         if isinstance(asked, Answer) or len(asked.vectors) == len(call.texts):
             return asked
         result = all_vectors(found, call.texts, asked, model=call.config.model(asked.model), task=call.task)

@@ -82,10 +82,9 @@ def run_batch(
 def estimate_batch(
     llm: testronaut_llm.LLMManager, task: str, prompts: Path, out: Path | None, *, given: Mapping[str, Any]
 ) -> Estimate:
-    """Returns what the prompts that have no answer in `out` would cost; a line that holds no prompt is refused."""
+    """Returns what the prompts that have no answer in `out` would cost. Raises as `run_batch`."""
     done, salt = read_answers(out)[0] if out is not None else set(), _salt(task, given)
-    lines = keyed(prompts, salt, strict=False)
-    return llm.estimate(task, (prompt for key, prompt in lines if key not in done), **given)
+    return llm.estimate(task, (prompt for key, prompt in keyed(prompts, salt) if key not in done), **given)
 
 
 def show_estimate(title: str, found: Estimate) -> None:
@@ -108,9 +107,9 @@ def _salt(task: str, given: Mapping[str, Any]) -> str:
     return json.dumps(shared, sort_keys=True, default=str)
 
 
-def keyed(prompts: Path, salt: str, *, strict: bool = True) -> Iterator[tuple[Key, Any]]:
+def keyed(prompts: Path, salt: str) -> Iterator[tuple[Key, Any]]:
     """Yields each prompt of a file with its key; raises as `options.prompts_of`."""
-    for number, line, prompt in options.prompts_of(prompts, strict=strict):
+    for number, line, prompt in options.prompts_of(prompts):
         yield (number, hashlib.sha256(f"{salt}\n{line}".encode()).hexdigest()[:16]), prompt
 
 

@@ -15,7 +15,7 @@ import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.support.money import usd
-from testronaut_llm.support.text import decoded, parse_json, read_utf8
+from testronaut_llm.support.text import decoded, few, parse_json, read_utf8
 from testronaut_llm.telemetry.log import append_summary
 
 if TYPE_CHECKING:
@@ -140,23 +140,22 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
         raise ConfigError(f"cannot read stdin: {getattr(error, 'strerror', None) or 'it is closed'}") from None
 
 
-def prompts_of(file: Path, *, strict: bool = True) -> Iterator[tuple[int, str, Any]]:
+def prompts_of(file: Path) -> Iterator[tuple[int, str, Any]]:
     """Yields (line number, line, prompt) for each line that is not blank.
 
-    A line that holds no prompt raises a ConfigError, which names it, or is yielded as that error if not `strict`.
+    At the end of the file, raises a ConfigError that names the lines that hold no prompt.
     """
+    problems: list[str] = []
     with file_errors("read", file), file.open("rb") as lines:
         for number, raw in enumerate(lines, 1):
-            prompt: Prompt | ConfigError = ""
             try:
                 line = decoded(raw, str(file), first_line=number).strip()
-                prompt = prompt_of(f"{file}:{number}", line) if line else ""
+                if line:
+                    yield number, line, prompt_of(f"{file}:{number}", line)
             except ConfigError as error:
-                if strict:
-                    raise
-                line, prompt = str(error), error
-            if line:
-                yield number, line, prompt
+                problems.append(str(error))
+    if problems:
+        raise ConfigError(few(problems, "\n  "))
 
 
 def prompt_of(where: str, line: str) -> Prompt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -79,12 +79,6 @@ class Source:
         if len(placed) > _MOST_SHOWN:
             lines.append(f"and {len(placed) - _MOST_SHOWN} more")
         return ConfigError(Redactor().redact("\n  ".join(lines)), file=file, line=placed[0][0])
-
-
-def few(names: Sequence[str]) -> str:
-    """Returns the names as a message lists them, the first ten of many."""
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(names[:10]) + more
 
 
 def quoted(value: object) -> str:

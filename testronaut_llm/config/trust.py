@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from testronaut_llm.config.problems import Where, few, path_of, public, quoted
+from testronaut_llm.config.problems import Where, path_of, public, quoted
 from testronaut_llm.config.sections import Section
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.paths import data_dir, make_folder, user_path, write_atomically
-from testronaut_llm.support.text import is_loopback, read_utf8
+from testronaut_llm.support.text import few, is_loopback, read_utf8
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig, ModelConfig

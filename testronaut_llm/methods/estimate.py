@@ -92,10 +92,7 @@ class Estimate:
 def estimate_of(
     call_of: Callable[[Prompt], Call], prompts: Iterable[Prompt], lookup: Lookup, services: Services
 ) -> Estimate:
-    """Returns the estimate of prompts, which are read once and not kept. Raises LLMError: an argument is wrong.
-
-    An LLMError in place of a prompt is counted as refused.
-    """
+    """Returns the estimate of prompts, which are read once and not kept. Raises LLMError: an argument is wrong."""
     shared = call_of("?")
     errors: dict[str, LLMError] = {}
     cached = refused = 0
@@ -103,8 +100,6 @@ def estimate_of(
         sums = _Sums(shared, lookup, services, db)
         for prompt in listed(prompts):
             try:
-                if isinstance(prompt, LLMError):
-                    raise prompt
                 cached += not sums.add(call_of(prompt))
             except LLMError as error:
                 refused += 1

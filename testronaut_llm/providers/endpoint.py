@@ -10,9 +10,8 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from testronaut_llm.config.model_config import ModelConfig
-from testronaut_llm.config.problems import few
 from testronaut_llm.providers.row import Missing, Provider
-from testronaut_llm.support.text import host_of
+from testronaut_llm.support.text import few, host_of
 
 TRUST = "read it, then run: testronaut-llm trust"
 _OLLAMA_PORT, _PORTS = 11434, {"http": 80, "https": 443}

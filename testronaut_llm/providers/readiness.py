@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from testronaut_llm.config.model_config import ModelConfig
-from testronaut_llm.config.problems import few
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.providers.credentials import key_source
 from testronaut_llm.providers.endpoint import Endpoint, endpoint_of, not_trusted, ollama_url, url_problem
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.providers.row import Missing, Present, Probe, Provider
+from testronaut_llm.support.text import few
 
 _UNKNOWN = Missing("not probed yet")
 

@@ -69,8 +69,8 @@ class OutputSchema:
         JSON, such as quoted output: the answer is the one value that matches the schema.
         Raises OutputInvalidError, with the answer in `text`, if no value matches, or several that differ.
         """
-        if text.strip() in self.json_schema.get("enum", ()):
-            return self._checked(text.strip(), text)  # a label without its quotes
+        if (label := self._label(text)) is not None:
+            return self._checked(label, text)
         wire, decode = self._plan(dialect)
         obeys: dict[str, Any] = {}
         refused: OutputInvalidError | None = None
@@ -96,6 +96,15 @@ class OutputSchema:
             "the JSON value alone, with no explanation and no code fence."
         )
 
+    def _label(self, text: str) -> str | None:
+        """Returns the text of an `enum` that an answer is, apart from case, quotes, Markdown and a full stop."""
+        labels = [one for one in self.json_schema.get("enum", ()) if isinstance(one, str)]
+        if text.strip() in labels:
+            return text.strip()
+        said = _bare(text) if labels else ""
+        named = [one for one in labels if _bare(one) == said]
+        return named[0] if said and len(named) == 1 else None
+
     def _plan(self, dialect: SchemaDialect) -> tuple[WireSchema, Decode]:
         if dialect not in self._plans:
             self._plans[dialect] = planned(self.json_schema, self.name, dialect)
@@ -120,6 +129,10 @@ class OutputSchema:
                 problems = [(json_path(one["loc"]), one["msg"]) for one in found]
         words = [f"{path}: {words if len(words) <= 200 else words[:200] + '...'}" for path, words in sorted(problems)]
         raise OutputInvalidError(f"The answer does not match the schema `{self.name}`: {'; '.join(words)}.", text=text)
+
+
+def _bare(text: str) -> str:
+    return text.strip(" \n*_`'\".").casefold()
 
 
 def _name(wanted: object) -> str:

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -119,6 +119,12 @@ def is_loopback(url: str) -> bool:
 def counted(count: int, noun: str) -> str:
     """Returns `1 label` or `1,234 labels`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def few(texts: Sequence[str], separator: str = ", ") -> str:
+    """Returns the first ten texts as one, and how many more there are."""
+    more = [f"and {len(texts) - 10:,} more"] if len(texts) > 10 else []
+    return separator.join([*texts[:10], *more])
 
 
 def _finite(digits: str) -> float:

@@ -298,6 +298,15 @@ def test_a_variable_is_found_however_it_is_written(monkeypatch: pytest.MonkeyPat
     assert masking.restore(sent) == text
 
 
+@pytest.mark.parametrize("name", ["API_KEY", "TOKEN_2", "DB_PASS", "MYSQL_PWD", "ADMIN_PASSWORD"])
+def test_variables_are_secret_by_their_names(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The end of the name counts as a word; `COMPASS` and `OLDPWD` are none."""
+    monkeypatch.setenv("MY_COMPASS", "north by west")
+    monkeypatch.setenv("OLDPWD", "/home/somebody")
+    monkeypatch.setenv(name, "correct horse")
+    assert masked(["correct horse, north by west, /home/somebody"])[0] == ("<secret-1>, north by west, /home/somebody",)
+
+
 def test_blanks_around_a_variable_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """A value read from a file often ends with a line break; a value of blanks only is no secret."""
     monkeypatch.setenv("A_TOKEN", " padded words\n")

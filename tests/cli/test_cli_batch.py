@@ -157,14 +157,15 @@ def test_a_dry_run_exits_as_the_run(
     assert batch(*words)[0] == code
 
 
-def test_a_dry_run_refuses_each_line_that_holds_no_prompt(batch: Run, server: Api) -> None:
-    """It counts each like `estimate`; the run stops at the first. Both name the line and exit with 2."""
-    Path("in.jsonl").write_bytes(b'"a"\n5\nnot json\n\xff\n"b"\n')
-    code, out, err = batch("--dry-run", "--json")
-    found = json.loads(out)
-    assert (code, found["prompts"], found["refused"], found["route"]["first"]) == (2, 5, 3, 2), err
-    assert found["errors"]["config"]["message"].startswith("in.jsonl:2 holds no prompt")
-    assert (batch()[0], server.asked) == (2, [])
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_all_lines_that_hold_no_prompt_are_named(batch: Run, server: Api, dry: tuple[str, ...]) -> None:
+    """A run and a dry run name each wrong line, ask nothing and exit with 2, also if other prompts are refused."""
+    Path("in.jsonl").write_bytes(b'"a"\n5\nnot json\n\xff\n""\n"b"\n')
+    code, out, err = batch(*dry)
+    assert (code, out, server.asked) == (2, "", [])
+    assert all(f"in.jsonl:{number}" in err for number in (2, 3, 4)), err
+    Path("in.jsonl").write_text("nothing\n" * 1000)
+    assert batch(*dry)[2].rstrip().endswith("and 990 more")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import example, given
@@ -200,6 +200,18 @@ def test_deep_and_huge_values_never_break_the_reader() -> None:
         for dialect in ("strict", "free"):
             with pytest.raises(OutputInvalidError):
                 schema.read(json.dumps({"result": json.loads(text)}) if schema.wire(dialect).wrapped else text, dialect)
+
+
+@pytest.mark.parametrize("text", ["passed", " Passed.\n", "**PASSED**", '"passed"', "`passed`", '{"result": "passed"}'])
+@pytest.mark.parametrize("schema", [{"enum": ["passed", "failed"]}, Literal["passed", "failed"]])
+def test_a_label_is_read_however_it_is_written(schema: Any, text: str) -> None:
+    """Models that ignore the schema write labels in prose; a text that may be two labels or none is refused."""
+    assert OutputSchema.of(schema).read(text, "strict") == "passed"
+    alike = OutputSchema.of({"enum": ["a", "A", "*"]})
+    assert alike.read("A", "strict") == "A"
+    for other in ("*a*", "**", "", "passed or failed"):
+        with pytest.raises(OutputInvalidError):
+            alike.read(other, "strict")
 
 
 BLANKS = [('{"a": 1' + " " * 1000, True), (" " * 499, False), ("x" * 1000, False), ("x y " * 300, False)]
