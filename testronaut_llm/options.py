@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from typing_extensions import TypedDict
 
+from testronaut_llm.config.extra_fields import refused_in_extra
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.masking import Masking, masked, refuse_secrets
 from testronaut_llm.prompts import Prompt, encodable, messages_of, texts_of
 from testronaut_llm.records import Accept, CacheMode, Call, Message, Schema
 from testronaut_llm.routing.task_router import one_vector_space, select
-from testronaut_llm.support.owned_fields import refused_in_extra
 from testronaut_llm.support.text import did_you_mean
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from testronaut_llm.money.prices import Cost
 from testronaut_llm.records import Answer, Attempt, Embeddings, Result, Usage
 from testronaut_llm.routing.retry import Failure
 from testronaut_llm.schema.answer import is_runaway_whitespace
-from testronaut_llm.support.money import tokens
+from testronaut_llm.support.text import counted
 
 if TYPE_CHECKING:
     from testronaut_llm.attempt.planned_request import PlannedRequest
@@ -173,7 +173,7 @@ def _truncated(services: Services, planned: PlannedRequest, reply: Reply, usage:
     used, thought, window = usage.completion_tokens, usage.reasoning_tokens, reply.num_ctx
     doubles = False
     if window is not None and used < cap and usage.prompt_tokens + used >= window * _ALMOST:
-        what = f"prompt and answer filled its window of {tokens(window)}"
+        what = f"prompt and answer filled its window of {counted(window, 'token')}"
         fix = "raise `num_ctx` of the model, or shorten the prompt"
     else:
         facts, twice = services.prices.facts(planned.row), 2 * call.max_tokens
@@ -182,10 +182,10 @@ def _truncated(services: Services, planned: PlannedRequest, reply: Reply, usage:
         worst = planned.price.worst(planned.most[0], twice) if planned.price is not None else None
         doubles = fits and services.budgets.affords(call, worst, spent=spent)
         if not reply.text.strip() and (reply.reasoning or thought):
-            what = f"all {tokens(used)} went into reasoning"
+            what = f"all {counted(used, 'token')} went into reasoning"
             fix = "set `reasoning: off` for the model, or raise `max_tokens`"
         else:
-            part = f", of which {tokens(thought)} went into reasoning" if thought else ""
+            part = f", of which {counted(thought, 'token')} went into reasoning" if thought else ""
             again = " and at twice that" if cap > call.max_tokens else ""
             what = f"the answer was cut at max_tokens {min(cap, call.max_tokens)}{again}{part}"
             fix = "raise `max_tokens`"

@@ -10,10 +10,9 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from testronaut_llm.config.local_options import refused_options
+from testronaut_llm.config.extra_fields import refused_in_extra, refused_options
 from testronaut_llm.config.problems import FromEnvironment, Problem, Source, Where, quoted, replaced, texts
 from testronaut_llm.config.sections import REFERENCE
-from testronaut_llm.support.owned_fields import refused_in_extra
 from testronaut_llm.support.text import closest, did_you_mean
 from testronaut_llm.telemetry.redaction import Redactor, is_secret_name, looks_like_key
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from testronaut_llm.config.local_options import SAMPLING, sorted_options
+from testronaut_llm.config.extra_fields import SAMPLING, sorted_options
 from testronaut_llm.errors import InvalidRequestError, LLMError
 from testronaut_llm.gateway.evidence import Counts
 from testronaut_llm.local.ollama_models import chat_body, embed_body

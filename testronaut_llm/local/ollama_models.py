@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from time import sleep
 from typing import Any
 
-from testronaut_llm.config.local_options import sorted_options
+from testronaut_llm.config.extra_fields import sorted_options
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import CassetteMissError, LLMError, LocalModelError
 from testronaut_llm.local.download import Progress, Report, file_lock, is_pinned

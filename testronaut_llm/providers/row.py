@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from testronaut_llm.config.local_options import OTHER_FIELDS, refused_options
+from testronaut_llm.config.extra_fields import OTHER_FIELDS, refused_in_extra, refused_options
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.config.problems import quoted
-from testronaut_llm.support.owned_fields import refused_in_extra
 from testronaut_llm.support.text import did_you_mean
 
 Wire = Literal["openai", "azure", "anthropic", "ollama", "other"]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from testronaut_llm.money.price_rows import ModelFacts, Price, service_of
 from testronaut_llm.providers.readiness import Readiness
 from testronaut_llm.records import Usage
-from testronaut_llm.support.money import tokens, usd
+from testronaut_llm.support.money import usd
+from testronaut_llm.support.text import counted
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import ModelConfig
@@ -105,11 +106,11 @@ class Scale:
         if call.output is not None and facts.supports_schema is False:
             return "cannot answer in a given shape (JSON Schema)", None
         if facts.max_output is not None and most > facts.max_output:
-            return f"its answers have at most {tokens(facts.max_output)}, and max_tokens is {most:,}", WINDOW
+            return f"its answers have at most {counted(facts.max_output, 'token')}, and max_tokens is {most:,}", WINDOW
         window = facts.context_window
         if window is not None and self.counter.cautious(one.row, longest) + most > window:
             prompt = f"the prompt (about {one.est_tokens or 0:,}) and an answer of {most:,}"
-            return f"window too small: {tokens(window)}, for {prompt}", WINDOW
+            return f"window too small: {counted(window, 'token')}, for {prompt}", WINDOW
         if money is not None and worst is None:
             return f"no known price, and a limit holds ({money.limit}): {self.prices.fix(one.row)}", MONEY
         if money is not None and worst is not None and worst > max(money.left, Decimal(0)):

@@ -1,4 +1,4 @@
-"""Money and tokens: arithmetic independent of the program's decimal context, bounds, and texts for messages."""
+"""Money: arithmetic independent of the program's decimal context, bounds, and texts for messages."""
 
 from __future__ import annotations
 
@@ -54,8 +54,3 @@ def usd(amount: Decimal) -> str:
     if abs(amount) >= _CENT * 10:
         return f"${amount.quantize(_CENT, rounding=ROUND_HALF_EVEN):,f}"
     return f"${_TWO_DIGITS.plus(amount).normalize():f}"
-
-
-def tokens(count: int) -> str:
-    """Returns `12,345 tokens`."""
-    return f"{count:,} token" + ("" if count == 1 else "s")

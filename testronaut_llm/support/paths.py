@@ -1,4 +1,4 @@
-"""Files: the user's folders, atomic replacement, SQLite connections; installed packages."""
+"""Files: the user's folders, atomic replacement, SQLite connections; packages: installed ones, and how to install."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from testronaut_llm.errors import ConfigError
 
 APP = "testronaut-llm"
+SOURCE = "."
+"""The argument of pip: the source folder, in which the command is run. A release writes the name on the index here."""
 
 
 def config_dir() -> Path:
@@ -85,6 +87,12 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def install(extra: str = "") -> str:
+    """Returns the command for an extra of `pyproject.toml`, such as `embedded`; without one, for a newer version."""
+    where = " (in the source folder of testronaut-llm)" if SOURCE == "." else ""
+    return (f"pip install '{SOURCE}[{extra}]'" if extra else f"pip install --upgrade {SOURCE}") + where
 
 
 class Connection(sqlite3.Connection):

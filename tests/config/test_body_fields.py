@@ -14,13 +14,13 @@ from fault_server import FaultServer
 from faults import good
 from gateway_kit import KEY, MODES, WIRES, Attempts, request, target
 
+from testronaut_llm.config.extra_fields import OWNED
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.gateway.model_request import Request, arguments
 from testronaut_llm.providers.provider_registry import find_provider, listed
 from testronaut_llm.providers.readiness import readiness
-from testronaut_llm.support.owned_fields import OWNED
 
 EMBEDDING = ("openai", "azure", "azure v1", "ollama")
 

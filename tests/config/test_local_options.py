@@ -10,7 +10,7 @@ from manager_kit import MODES, ask, manager
 from ollama_kit import Ollama
 
 from testronaut_llm import ConfigError, InvalidRequestError
-from testronaut_llm.config.local_options import HARDWARE, SAMPLING
+from testronaut_llm.config.extra_fields import HARDWARE, SAMPLING
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.local.local_provider import EmbeddedRunner
 from testronaut_llm.local.model_store import ModelStore

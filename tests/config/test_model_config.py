@@ -10,6 +10,7 @@ import pytest
 from manager_kit import program
 from pydantic import ValidationError
 
+from testronaut_llm.config.extra_fields import OWNED
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.config.sections import ErrorCode
 from testronaut_llm.errors import (
@@ -20,7 +21,6 @@ from testronaut_llm.errors import (
     ProviderError,
     UnknownTaskError,
 )
-from testronaut_llm.support.owned_fields import OWNED
 
 TASKS: dict[str, Any] = {"default": {"models": "a"}}
 

@@ -34,7 +34,7 @@ from testronaut_llm.local.gguf import read_header
 from testronaut_llm.local.local_provider import EmbeddedProcess, EmbeddedRunner, Endpoint, embedded_missing
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.providers.row import Missing, Present
-from testronaut_llm.support.install import install
+from testronaut_llm.support.paths import install
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and forks")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc and PR_SET_PDEATHSIG")

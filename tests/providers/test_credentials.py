@@ -19,7 +19,7 @@ from testronaut_llm.errors import MissingCredentialError
 from testronaut_llm.providers.credentials import Credentials, UnreadableError, one_word, resolve_key, run_command
 from testronaut_llm.providers.provider_registry import Provider, provider_of
 from testronaut_llm.providers.readiness import readiness
-from testronaut_llm.support.install import install
+from testronaut_llm.support.paths import install
 
 CANARY = "canary-key-0123456789"
 GATEWAY, LOOPBACK, LAN = "https://gateway.example/v1", "http://127.0.0.1:8080/v1", "http://192.168.1.20:11434"

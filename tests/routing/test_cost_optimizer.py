@@ -25,7 +25,8 @@ from testronaut_llm.providers.readiness import Readiness
 from testronaut_llm.records import Candidate, Route
 from testronaut_llm.routing.cost_optimizer import nothing_left, plan
 from testronaut_llm.routing.estimates import READY, Scale
-from testronaut_llm.support.money import tokens, usd
+from testronaut_llm.support.money import usd
+from testronaut_llm.support.text import counted
 
 GONE = Readiness(ready=False, missing="no key", fix="export KEY=...")
 
@@ -306,7 +307,7 @@ def test_money_is_written_for_people(amount: str, words: str) -> None:
 
 def test_tokens_are_written_for_people() -> None:
     """One is singular, and thousands have commas."""
-    assert (tokens(1), tokens(12345)) == ("1 token", "12,345 tokens")
+    assert (counted(1, "token"), counted(12345, "token")) == ("1 token", "12,345 tokens")
 
 
 OPTIONS = st.lists(
