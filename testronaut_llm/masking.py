@@ -13,15 +13,13 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import SecretInPromptError
-from testronaut_llm.telemetry.redaction import escaped, find_keys, forms_of
+from testronaut_llm.telemetry.redaction import SECRET_ENDS, Form, escaped, find_keys, forms_of
 
 if TYPE_CHECKING:
     from testronaut_llm.records import Message
 
 _PLACEHOLDER = re.compile(r"<secret-[0-9]{1,6}>")
 _IN_JSON = re.compile(r"(?i:<|\\u003c)(secret-[0-9]{1,6})(?i:>|\\u003e)")
-_OWN = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "_PASS", "_PWD")
-"""Ends of the names of variables whose values are secrets; a number may follow."""
 _EXAMPLE = re.compile(r"(?i)(?:your|my)?[-_]?(?:pass(?:word|wd)?|pwd?|secret|token|key)|[x*.]+|[<\[{$%].*|redacted")
 """Stand-ins for secrets in the examples of documentation."""
 _SHORT = 8
@@ -85,8 +83,8 @@ class Pieces:
         return held
 
 
-def secrets_in(text: str) -> list[tuple[int, int, str]]:
-    """Returns start, end and kind of each secret of a text: known shapes, and values of secret variables."""
+def secrets_in(text: str, own: Sequence[tuple[Form, str]] = ()) -> list[tuple[int, int, str]]:
+    """Returns start, end and kind of each secret of a text: known shapes, and values of `own` variables."""
     found = []
     for kind, match in find_keys(text):
         start = match.end(match.lastindex) if match.lastindex else match.start()
@@ -94,7 +92,7 @@ def secrets_in(text: str) -> list[tuple[int, int, str]]:
         if secret and not _EXAMPLE.fullmatch(secret):
             found.append((start, start + len(secret), kind))
     lowered = text.lower()
-    for form, pattern, name in _own_forms():
+    for (form, pattern), name in own:
         if form in lowered:
             found += [(*one.span(), f"value of {name}") for one in pattern.finditer(text)]
     whole: list[tuple[int, int, str]] = []
@@ -107,7 +105,7 @@ def secrets_in(text: str) -> list[tuple[int, int, str]]:
     return whole
 
 
-def _own_forms() -> list[tuple[str, re.Pattern[str], str]]:
+def _own_forms() -> list[tuple[Form, str]]:
     """Returns the forms of the values of this process's secret variables, as they are now, with their names."""
     names = _secret_names(tuple(os.environ))
     return _forms_of_values(tuple([(name, os.environ.get(name, "")) for name in names]))
@@ -115,18 +113,19 @@ def _own_forms() -> list[tuple[str, re.Pattern[str], str]]:
 
 @lru_cache(maxsize=4)
 def _secret_names(names: tuple[str, ...]) -> list[str]:
-    return [name for name in names if name.upper().rstrip("_0123456789").endswith(_OWN)]
+    return [name for name in names if name.upper().rstrip("_0123456789").endswith(SECRET_ENDS)]
 
 
 @lru_cache(maxsize=4)
-def _forms_of_values(variables: tuple[tuple[str, str], ...]) -> list[tuple[str, re.Pattern[str], str]]:
+def _forms_of_values(variables: tuple[tuple[str, str], ...]) -> list[tuple[Form, str]]:
     long = [(name, value.strip()) for name, value in variables if len(value.strip()) >= _SHORT]
-    return [(form, pattern, name) for name, value in long for form, pattern in forms_of(value)]
+    return [(form, name) for name, value in long for form in forms_of(value)]
 
 
 def masked(texts: Sequence[str]) -> tuple[tuple[str, ...], Masking]:
     """Returns the texts with one placeholder for each secret, numbered in the order of their first places."""
-    secrets = {text[start:end] for text in texts for start, end, _ in secrets_in(text)}
+    own = _own_forms()
+    secrets = {text[start:end] for text in texts for start, end, _ in secrets_in(text, own)}
     if not secrets:
         return tuple(texts), NOTHING
     written = {name for text in texts for name in _PLACEHOLDER.findall(text)}  # by the caller
@@ -140,8 +139,9 @@ def masked(texts: Sequence[str]) -> tuple[tuple[str, ...], Masking]:
 
 def refuse_secrets(task: str, messages: Sequence[Message], *, to_embed: bool) -> None:
     """Raises SecretInPromptError if a message, or a text to embed, holds a secret."""
+    own = _own_forms()
     for number, message in enumerate(messages, 1):
-        for start, _, kind in secrets_in(message.content)[:1]:
+        for start, _, kind in secrets_in(message.content, own)[:1]:
             where = f"text {number}" if to_embed else f"message {number} ({message.role})"
             lines = message.content[:start].split("\n")
             place = f"{where}, line {len(lines)}, character {len(lines[-1]) + 1}"

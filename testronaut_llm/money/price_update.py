@@ -16,7 +16,7 @@ from testronaut_llm.money.prices import decode, model_rows, user_table_path
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.support.money import is_amount
 from testronaut_llm.support.paths import make_folder, user_path, write_atomically
-from testronaut_llm.support.text import decoded, is_loopback, read_utf8
+from testronaut_llm.support.text import decoded, few, is_loopback, read_utf8
 from testronaut_llm.telemetry.redaction import Redactor, said
 
 LARGEST = 16 * 1024 * 1024
@@ -84,8 +84,7 @@ def _checked(source: str, text: str) -> Mapping[str, Row]:
     if not any(read_price(row) for name, row in rows.items() if not problems[name]):
         raise ConfigError(f"{source!r} prices no model; expected {_EXPECTED}")
     if lines := [f"{name}.{problem}" for name, found in problems.items() for problem in found]:
-        shown = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
-        raise ConfigError(f"{source!r} holds impossible prices, so nothing was changed: {shown}")
+        raise ConfigError(f"{source!r} holds impossible prices, so nothing was changed: {few(lines, '; ')}")
     return rows
 
 

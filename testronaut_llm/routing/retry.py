@@ -24,6 +24,7 @@ from testronaut_llm.errors import (
 )
 from testronaut_llm.limits.rules import key_of
 from testronaut_llm.records import Attempt, Candidate
+from testronaut_llm.support.text import counted
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import TaskConfig
@@ -206,9 +207,8 @@ def all_failed(task: str, last: LLMError, tried: tuple[Attempt, ...]) -> AllMode
         lines += f"\n  {name}{words}{f' ({times} times)' if times > 1 else ''}"
     models = {one.model for one in tried}
     who = f"all {len(models)} models" if len(models) > 1 else "".join(models) or "the model"
-    attempts_made = f"{len(tried)} attempt{'s' if len(tried) != 1 else ''}"
     return AllModelsFailedError(
-        f"{task}: {who} failed in {attempts_made}:{lines}",
+        f"{task}: {who} failed in {counted(len(tried), 'attempt')}:{lines}",
         last=last,
         model=last.model,
         provider=last.provider,

@@ -129,6 +129,8 @@ _ESCAPES: tuple[Callable[[str], str], ...] = (
     lambda text: json.dumps(text)[1:-1].replace("/", "\\/"),
     lambda text: repr(text)[1:-1],
 )
+SECRET_ENDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "_PASS", "_PWD")
+"""Ends of the names of variables whose values are secrets; a number may follow."""
 _SECRET_NAMES = re.compile(
     r"(x?api|awssecretaccess)?key|(access|auth|bearer|azuread)?token|(client)?secret|password|(proxy)?authorization"
 )

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from testronaut_llm.telemetry.redaction import Redactor, find_keys, is_secret_name
+from testronaut_llm.telemetry.redaction import SECRET_ENDS, Redactor, find_keys, is_secret_name
 
 REQUEST_HEADERS = frozenset({"content-type", "accept", "anthropic-version", "anthropic-beta"})
 RESPONSE_HEADERS = frozenset(
@@ -20,7 +20,6 @@ RESPONSE_HEADER_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 REDACTED = "REDACTED"
 
-_SECRET_VARIABLE = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 _AZURE_HOST = re.compile(r"^[^.]+(\.openai\.azure\.com|\.cognitiveservices\.azure\.com|\.services\.ai\.azure\.com)$")
 _ACCOUNT = re.compile(r"\b(org|proj)([-_])[A-Za-z0-9]{8,}")
@@ -79,8 +78,8 @@ def clean_response(response: dict[str, Any], secrets: frozenset[str] = frozenset
 
 
 def secrets_in(environ: Mapping[str, str]) -> frozenset[str]:
-    """Returns the values of variables with names like keys, without very short ones."""
-    values = (value for name, value in environ.items() if _SECRET_VARIABLE.search(name))
+    """Returns the values of variables with such words anywhere in their names, without very short ones."""
+    values = (value for name, value in environ.items() if any(word in name.upper() for word in SECRET_ENDS))
     return frozenset(value for value in values if len(value) >= _SHORTEST_SECRET)
 
 

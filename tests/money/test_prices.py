@@ -352,7 +352,7 @@ def test_the_map_that_litellm_ships_passes(tmp_path: Path) -> None:
         (with_row(input_cost_per_token=True), "bad.input_cost_per_token is True"),
         (with_row(cache_read_input_token_cost=3), "expected USD for one token, at most 1"),
         (with_row(tiered_pricing=[7, {"range": [0, 1], "input_cost_per_token": -1}]), "bad.input_cost_per_token is -1"),
-        (with_row(**{f"input_cost_per_token_{n}": -1 for n in range(7)}), "and 2 more"),
+        (with_row(**{f"input_cost_per_token_{n}": -1 for n in range(12)}), "and 2 more"),
     ],
 )
 def test_a_bad_table_changes_nothing(tmp_path: Path, content: Any, says: str) -> None:
