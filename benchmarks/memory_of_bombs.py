@@ -41,9 +41,13 @@ HONEST = {
     "models": [],
 }
 CHUNK = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+TURN = {"model": "m", "message": MESSAGE, "done": False}
+ENDING = TURN | {"done": True, "done_reason": "stop", "prompt_eval_count": 9, "eval_count": 2}
+LINE, DONE, LARGE_LINE = (json.dumps(one).encode() + b"\n" for one in (TURN, ENDING, TURN | {"more": [{}] * 200_000}))
 PIECE = CHUNK | {"choices": [{"index": 0, "delta": {"content": "a"}}]}
 LAST = CHUNK | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
-EVENT, END = (f"data: {json.dumps(event)}\n\n".encode() for event in (PIECE, LAST))
+LARGE = CHUNK | {"choices": [{"index": 0, "delta": {"content": "a"}}], "more": [{}] * 200_000}
+EVENT, END, LARGE_EVENT = (f"data: {json.dumps(event)}\n\n".encode() for event in (PIECE, LAST, LARGE))
 
 
 @cache
@@ -80,6 +84,7 @@ Bomb = tuple[str, int, int, Callable[[], Iterable[bytes]]]
 SERVED: dict[str, Bomb] = {
     "honest": (200, 0, 300, lambda: [json.dumps(HONEST).encode()]),
     "honest stream": (200, 0, 600, lambda: [EVENT, EVENT, END, b"data: [DONE]\n\n"]),
+    "honest stream of lines": (200, 0, 200, lambda: [LINE, LINE, DONE]),
     "answer": (200, 0, GIB, lambda: blank(GIB)),
     "answer, gzip": (200, 1, GIB, lambda: blank(GIB)),
     "answer, gzip in gzip": (200, 2, 4 * GIB, lambda: blank(4 * GIB)),
@@ -93,6 +98,9 @@ SERVED: dict[str, Bomb] = {
     "stream of comments, gzip": (200, 1, GIB, lambda: repeat(b": still here\n" * 8000, GIB // 104_000)),
     "stream of one event": (200, 0, GIB, lambda: repeat(b"data: " + b"x" * MIB, 1024)),
     "stream of events, gzip": (200, 1, 60 * MIB, lambda: repeat(EVENT * 100, 60 * MIB // len(EVENT) // 100)),
+    "stream of large events": (200, 0, 60 * MIB, lambda: repeat(LARGE_EVENT, 60 * MIB // len(LARGE_EVENT))),
+    "stream of lines": (200, 0, 60 * MIB, lambda: repeat(LINE * 100, 60 * MIB // len(LINE) // 100)),
+    "stream of large lines": (200, 0, 60 * MIB, lambda: repeat(LARGE_LINE, 60 * MIB // len(LARGE_LINE))),
     "stream of lines without end": (200, 0, GIB, lambda: repeat(b'{"status": "' + b"x" * MIB, 1024)),
 }
 
@@ -128,7 +136,8 @@ def ask(url: str, model: str, stream: str = "") -> str:
 
     row = {"model": model, "api_base": url, "context_window": 8192, "price": {"input": 0, "output": 0}}
     task = {"models": "m", "timeout": 60, "deadline": 60, "retries": 0, "max_tokens": 100}
-    with LLMManager(config=LLMConfig.model_validate({"models": {"m": row}, "tasks": {"default": task}})) as llm:
+    config = LLMConfig.model_validate({"models": {"m": row}, "tasks": {"default": task}})
+    with LLMManager(config=config, offline=True) as llm:  # Ollama's list of models is a row of its own
         if stream == "async":
             return asyncio.run(_astream(llm))
         return "".join(llm.stream("default", "Hi")) if stream else llm.complete("default", "Hi").text
@@ -193,10 +202,10 @@ DOES: dict[str, Callable[[str], object]] = {
 
 OVER_HTTP = {
     "chat": [name for name in SERVED if "stream" not in name],
-    "chat stream": [name for name in SERVED if "stream" in name],
-    "chat async stream": [name for name in SERVED if "stream" in name],
+    "chat stream": [name for name in SERVED if "stream" in name and "lines" not in name],
+    "chat async stream": [name for name in SERVED if "stream" in name and "lines" not in name],
     "Anthropic chat": ["honest", "answer, gzip in gzip", "answer of empty choices"],
-    "Ollama chat stream": ["honest stream", "stream of comments, gzip", "stream of one event"],
+    "Ollama chat stream": [name for name in SERVED if "stream" in name],
     "Ollama's list": ["honest", "answer", "answer, gzip in gzip", "error, gzip", "answer of lists in lists"],
     "Ollama's pull": ["honest stream", "stream of lines without end", "stream of comments, gzip"],
     "prices update": ["honest", "answer", "answer, gzip in gzip", "answer of empty choices"],
@@ -279,7 +288,7 @@ def child(what: str, given: str) -> None:
     try:
         said = f"took it: {DOES[what](given)!r:.60}"
     except Exception as error:  # noqa: BLE001 - any end is one
-        said = f"{type(error).__name__}: {error}".partition("\n")[0][:110]
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     print(json.dumps([peak(), time.monotonic() - began, said]))
 
 

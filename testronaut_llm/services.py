@@ -115,9 +115,8 @@ class Services:
         """Returns the same on the event loop: in a thread if that may take more than a millisecond."""
         warm = sum([len(message.content) for message in call.messages]) <= _SHORT
         for one in call.candidates:
-            row, provider = one.row, one.provider_row
             warm = warm and (one.alias, one.model) in self._routed
-            warm = warm and self.probes.remembers(row, provider)
+            warm = warm and self.probes.remembers(one.row, one.provider_row)
         return self.route(call) if warm else await asyncio.to_thread(self._cold_route, call)
 
     def _cold_route(self, call: Call) -> Route:

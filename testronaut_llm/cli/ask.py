@@ -16,15 +16,11 @@ import testronaut_llm
 from testronaut_llm.cli import options, screen
 from testronaut_llm.errors import ConfigError, InvalidRequestError
 from testronaut_llm.records import Answer, Route, Secrets
-from testronaut_llm.support.text import counted
+from testronaut_llm.support.text import counted, few
 
 if TYPE_CHECKING:
     from testronaut_llm.methods.compare import Comparison
     from testronaut_llm.prompts import Prompt
-
-DIFFERS = 1
-"""Exit code of a verdict that differs from --expect."""
-_PATHS_SHOWN = 10
 
 
 def run(
@@ -156,7 +152,7 @@ def classify(
             f"{asked}: {shares} (by {found.method}, {counted(len(found.answers), 'answer')}), {options.bill(llm)}"
         )
     if expect is not None and found.label != expect:
-        raise typer.Exit(DIFFERS)
+        raise typer.Exit(screen.FAILED)
 
 
 def route(
@@ -260,8 +256,7 @@ def _show_comparison(found: Comparison) -> None:
             kinds = {"same text": same.exact, "same JSON values": same.json, "same words": same.normalised}
             words = next((kind for kind, holds in kinds.items() if holds), "none")
             if same.different:
-                paths = ", ".join([*same.different[:_PATHS_SHOWN], *["..."] * (len(same.different) > _PATHS_SHOWN)])
-                words = f"{len(same.same)} of {len(same.same) + len(same.different)} values, not {paths}"
+                words = f"{len(same.same)} of {len(same.same) + len(same.different)} values, not {few(same.different)}"
         screen.out(f"agreement: {words}\n")
     columns = ("model", "answered", "failed", "valid", "cost", "seconds")
     totals = [

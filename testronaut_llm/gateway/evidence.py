@@ -8,7 +8,7 @@ counts differ, and what a count includes: Anthropic's `input_tokens` leaves out 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,8 @@ from testronaut_llm.money.price_rows import SERVICES, service_of
 from testronaut_llm.records import TokenChoice, Usage
 from testronaut_llm.support.money import is_count
 
-_LINE = re.compile(r"\r\n|\r|\n")
-"""The only end of a line of a stream: `str.splitlines` also splits at characters that JSON allows."""
+_LINE = re.compile(r"[^\r\n]+")
+"""A line of a stream; `str.splitlines` also splits at characters that JSON allows."""
 _NAMES = {
     "prompt_tokens": ("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_eval_count"),
     "completion_tokens": ("completion_tokens", "output_tokens", "candidatesTokenCount", "eval_count"),
@@ -93,7 +93,8 @@ class Counts:
 class Evidence:
     """Facts received in one body; None for what was not received."""
 
-    documents: list[dict[str, Any]]  # the JSON objects in it
+    first: dict[str, Any]  # the first JSON object in it; empty if there is none
+    count: int  # of JSON objects
     finish: str | None  # as the provider spelled it
     usage: Counts | None
     service: str | None  # the service tier that answered; empty is the standard one
@@ -102,13 +103,9 @@ class Evidence:
 
 def examine(text: str) -> Evidence:
     """Reads a body, complete or cut."""
-    whole = parsed(text)
-    if whole is None:
-        whole = [parsed(line.removeprefix("data:").strip()) for line in _LINE.split(text)]
-    documents = dicts(whole if isinstance(whole, list) else [whole])
-    finish, error = None, None
-    said: dict[str, Any] = {}
-    for document in documents:
+    first, said, finish, error, count = dict[str, Any](), dict[str, Any](), None, None, 0
+    for document in _documents(text):
+        first, count = first or document, count + 1
         choices = dicts(document.get("choices"))
         finish = _finish(document, choices) or finish
         error = error or error_in(document, choices)
@@ -117,7 +114,17 @@ def examine(text: str) -> Evidence:
                 said[name] = document[name]
         _add_usage(said, document, choices)
     finish = finish.strip("'")[:60] if finish else None
-    return Evidence(documents=documents, finish=finish, usage=_counts(said), service=service_of(said), error=error)
+    return Evidence(first=first, count=count, finish=finish, usage=_counts(said), service=service_of(said), error=error)
+
+
+def _documents(text: str) -> Iterator[dict[str, Any]]:
+    """Yields the JSON objects of a body, or of the lines of a stream: one after the other, since all may be large."""
+    if (whole := parsed(text)) is not None:
+        yield from dicts(whole if isinstance(whole, list) else [whole])
+        return
+    for line in _LINE.finditer(text):
+        if isinstance(document := parsed(line[0].removeprefix("data:").strip()), dict):
+            yield document
 
 
 def _finish(document: dict[str, Any], choices: list[dict[str, Any]]) -> str | None:

@@ -104,7 +104,7 @@ class ReplyReader:
             sent=exchange.left,
             vectors=self._vectors,
             dropped_params=dropped_params(self._request, exchange.sent),
-            logprobs=logprobs_of(evidence.documents[0]) if self._request.logprobs and evidence.documents else (),
+            logprobs=logprobs_of(evidence.first) if self._request.logprobs else (),
             headers=exchange.headers,
             num_ctx=self._request.num_ctx,
         )
@@ -134,7 +134,7 @@ class ReplyReader:
 
     def _was_cut(self, evidence: Evidence) -> bool:
         """True if a stream ended without a received finish reason."""
-        return self._request.stream and bool(evidence.documents) and not evidence.finish
+        return self._request.stream and evidence.count > 0 and not evidence.finish
 
     def _missing(self, evidence: Evidence, text: str) -> LLMError | None:
         """Returns why a complete response is not an answer, or None."""
@@ -155,9 +155,7 @@ class ReplyReader:
         if self._called_tool:
             return "the model called a tool instead of answering; no tools were offered to it"
         if self._thought:
-            return (
-                "the model reasoned and then gave no answer; raise `max_tokens`, or set `reasoning: off` for the model"
-            )
+            return "the model reasoned and gave no answer; raise `max_tokens`, or set `reasoning: off` for the model"
         if self._request.stream and self._exchange.headers.get("content-type", "").startswith("application/json"):
             return "the server did not stream: it sent one JSON document; ask without a stream"
         return f"the answer is empty (finish reason {evidence.finish})"
@@ -169,7 +167,7 @@ class ReplyReader:
     def _complained(self, evidence: Evidence) -> LLMError:
         """Returns the error that the server reports, with a fix for this provider."""
         status, target, wire = self._exchange.status, self._target, self._target.provider.wire
-        complaint = complaint_of(self._exchange.text, evidence.error or next(iter(evidence.documents), None))
+        complaint = complaint_of(self._exchange.text, evidence.error or evidence.first or None)
         kind = kind_of(status, complaint)
         deployment = f"{target.model.name!r} must be the name of a deployment of {target.api_base}"
         no_path = f"nothing is at this URL: check api_base ({target.api_base}) and api_version"
@@ -182,7 +180,7 @@ class ReplyReader:
         }.get((kind.code, wire))
         failure = kind("; ".join(filter(None, (complaint.words or "no reason given", advice))))
         failure.retry_after = complaint.wait
-        if len(evidence.documents) == 1 and complaint.status and status is not None and status < 400:
+        if evidence.count == 1 and complaint.status and status is not None and status < 400:
             failure.status = complaint.status  # only the error was received
         if isinstance(failure, errors.OutputInvalidError):
             failure.text = complaint.generated

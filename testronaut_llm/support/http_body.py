@@ -17,6 +17,8 @@ MOST_BYTES = 64 * 1024 * 1024
 """Most bytes of a body, packed and unpacked."""
 MOST_PARTS = 250_000
 """Most lists and objects of one JSON document: 25 bytes of it can become kilobytes of Python objects."""
+BYTES_OF_A_PART = 12
+"""A stream may hold one more in each so many bytes; the shortest events that servers send hold one in 11.75."""
 PIECE = 64 * 1024
 """Most bytes unpacked at a time."""
 _GZIP_OR_ZLIB = 47  # zlib's `wbits` for both headers
@@ -29,7 +31,7 @@ class BodyError(httpx.DecodingError):
 class BoundedBody(httpx.SyncByteStream, httpx.AsyncByteStream):
     """The body of a response, for sync and async clients. It undoes at most one layer of gzip or deflate.
 
-    It may have `most` bytes, packed and unpacked; if it `streams` documents, any number of lists and objects.
+    It may have `most` bytes, packed and unpacked, and `MOST_PARTS` lists and objects; more if it `streams` documents.
     """
 
     def __init__(self, response: httpx.Response, most: int, *, streams: bool) -> None:
@@ -55,10 +57,9 @@ class BoundedBody(httpx.SyncByteStream, httpx.AsyncByteStream):
             yield self.through(piece[:left])
             if max(self._came, self._became) > self.most:
                 raise BodyError(f"the body is larger than {self.most:,} bytes, and was not read to its end")
-            if self._parts > MOST_PARTS and not self.streams:
-                raise BodyError(
-                    f"the body holds more than {MOST_PARTS:,} lists and objects, and was not read to its end"
-                )
+            most = MOST_PARTS + (self._became // BYTES_OF_A_PART if self.streams else 0)
+            if self._parts > most:
+                raise BodyError(f"the body holds more than {most:,} lists and objects, and was not read to its end")
 
     def _unpacked(self, chunk: bytes) -> tuple[bytes, bytes]:
         """Returns a piece of the unpacked chunk, and the remaining chunk; bytes after the end are dropped."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -247,6 +248,18 @@ def test_geminis_thoughts_are_beside_its_answer() -> None:
     usage = {"promptTokenCount": 30, "candidatesTokenCount": 20, "thoughtsTokenCount": 5}
     assert _proven(usage, wire="usageMetadata") == ((30, 25, 0, 5), False, "")
     assert _proven({**usage, "totalTokenCount": 50}, wire="usageMetadata") == ((30, 20, 0, 5), False, "")
+
+
+def test_large_events_are_read_one_by_one() -> None:
+    """The memory for a stream is that of its largest event, not of all."""
+    event = _sse({"choices": [{"delta": {"content": "a"}}], "more": [{}] * 50_000})
+    peaks = []
+    for text in (event, event * 20):
+        tracemalloc.start()
+        assert examine(text).count == len(text) // len(event)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 4 * peaks[0]  # the first, the last and the next one
 
 
 SERVICES = {

@@ -55,6 +55,7 @@ async def test_nothing_is_sent_between_attempts(server: FaultServer) -> None:
 
 MIB = 2**20
 EVENT = b"data: " + b"x" * 1000 + b"\n\n"
+SHORT = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
 
 
 def gzipped(body: bytes) -> bytes:
@@ -74,7 +75,8 @@ def gzipped(body: bytes) -> bytes:
         pytest.param(200, {}, b"[" * MOST_PARTS, None, id="parts"),
         pytest.param(200, {}, b"{" * (MOST_PARTS + 1), "more than 250,000 lists and objects", id="too many parts"),
         pytest.param(200, {"stream": True}, EVENT * 2000, None, id="stream"),
-        pytest.param(200, {"stream": True}, b'{"a": [{}, {}]}\n' * 100_000, None, id="NDJSON with many parts"),
+        pytest.param(200, {"stream": True}, SHORT * 300_000, None, id="many short events"),
+        pytest.param(200, {"stream": True}, b'{"a": [{}, {}]}\n' * 200_000, "lists and objects", id="dense lines"),
         pytest.param(200, {"stream": True}, (b": here\n" * 1000 + EVENT) * 300, None, id="stream with comments"),
         pytest.param(200, {"stream": True}, EVENT + b": here\n" * 160_000, "without an event", id="comments"),
         pytest.param(200, {"stream": True}, EVENT + b"\r\n" * 600_000, "without an event", id="empty lines"),
