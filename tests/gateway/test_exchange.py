@@ -8,6 +8,7 @@ import gzip
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import faults
 import httpx
@@ -70,8 +71,10 @@ def gzipped(body: bytes) -> bytes:
         pytest.param(500, {}, b"x" * (65_536 + 1), "larger than 65,536 bytes", id="long error"),
         pytest.param(200, {"messages": []}, b"x" * 16 * MIB, None, id="answer"),
         pytest.param(200, {"messages": []}, b"x" * (16 * MIB + 1), "larger than 16,777,216 bytes", id="long answer"),
-        pytest.param(200, {"input": []}, b"x" * (16 * MIB + 1), None, id="vectors"),
-        pytest.param(200, {"input": []}, b"x" * (MOST_BYTES + 1), "larger than 67,108,864", id="too many vectors"),
+        pytest.param(200, {"input": ["a"]}, b"x" * (16 * MIB + 1), None, id="vectors"),
+        pytest.param(200, {"input": ["a"]}, b"x" * (MOST_BYTES + 1), "larger than 67,108,864", id="too many vectors"),
+        pytest.param(200, {"input": ["a"] * 3}, b"1," * 40_000, None, id="long vectors"),
+        pytest.param(200, {"input": ["a"] * 2}, b"1," * 40_000, "16,384 numbers a text", id="too long vectors"),
         pytest.param(200, {}, b"[" * MOST_PARTS, None, id="parts"),
         pytest.param(200, {}, b"{" * (MOST_PARTS + 1), "more than 250,000 lists and objects", id="too many parts"),
         pytest.param(200, {"stream": True}, EVENT * 2000, None, id="stream"),
@@ -85,12 +88,13 @@ def gzipped(body: bytes) -> bytes:
     ],
 )
 async def test_bodies_are_bounded(
-    server: FaultServer, status: int, sent: object, body: bytes, refusal: str | None, packed: bool
+    server: FaultServer, status: int, sent: dict[str, Any], body: bytes, refusal: str | None, packed: bool
 ) -> None:
     """A body, packed or not, is refused when it becomes too large; a long valid one is read."""
     answer = faults.raw(status, gzipped(body), content_encoding="gzip") if packed else faults.raw(status, body)
     api = server.plan("a", answer)
     async with connected(api.url) as (http, exchange):
+        exchange.texts = len(sent.get("input", ()))
         if refusal is None:
             assert (await http.post(api.url, json=sent)).content == exchange.body == body
         else:
