@@ -15,15 +15,8 @@ from typing import NamedTuple
 
 DATA = Path(__file__).parent / "data" / "help_and_logs.json"
 _WORD = string.ascii_letters + string.digits
-_LETTERS = {
-    "w": _WORD,
-    "W": _WORD + "+/",
-    "a": string.ascii_letters,
-    "h": "0123456789abcdef",
-    "u": string.ascii_uppercase + string.digits,
-    "d": string.digits,
-    "p": "!@#^*",
-}
+_LETTERS = {"w": _WORD, "W": _WORD + "+/", "a": string.ascii_letters, "h": "0123456789abcdef", "d": string.digits,
+            "u": string.ascii_uppercase + string.digits, "p": "!@#^*"}  # fmt: skip
 _KEY = "«-----BEGIN {0}-----\n<W64>\n<W64>\n<W64>\n<W64>\n-----END {0}-----»"
 
 _OTHERS = {
