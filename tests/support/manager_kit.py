@@ -34,8 +34,6 @@ Run = Callable[..., tuple[int, str, str]]
 MODES = ("complete", "acomplete", "stream", "astream")
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY")
 PRICE = {"input": "1", "output": "2", "cache_read": "0.1", "cache_write": "1.25"}
-
-
 _LISTED = {"name": "qwen3:8b", "model": "qwen3:8b", "digest": "a" * 64, "size": 1, "details": {"context_length": 8192}}
 
 
