@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import importlib.util
 import itertools
 import os
 import re
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +16,7 @@ from pytest_httpserver import HTTPServer
 
 from testronaut_llm.testing.network import NetworkGuard
 
-pytest_plugins = ["testronaut_llm.testing.plugin", "pytester", "manager_kit", "ollama_kit"]
-if importlib.util.find_spec("fixtures_local"):
-    pytest_plugins.append("fixtures_local")
+pytest_plugins = ["testronaut_llm.testing.plugin", "pytester", "manager_kit", "ollama_kit", "fixtures_local"]
 
 # Whatever steers this package, LiteLLM or a provider's own client; and proxies, in both spellings.
 _STEERING = re.compile(
@@ -59,16 +54,9 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 @pytest.fixture(scope="session")
 def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Yields a new folder at each `next`."""
+    """Yields another path at each `next`."""
     base = tmp_path_factory.mktemp("homes")
-
-    def homes() -> Iterator[Path]:
-        for number in itertools.count():
-            home = base / str(number)
-            home.mkdir()
-            yield home
-
-    return homes()
+    return (base / str(number) for number in itertools.count())
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +68,7 @@ def _own_folders(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch, llm_ne
     would answer, or slow down, the next test.
     """
     home = next(_homes)
+    home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(home / "testronaut"))
     before = _sends()
@@ -95,28 +84,16 @@ def _sends() -> object:
 
 
 @pytest.fixture(scope="session")
-def _servers() -> Iterator[list[HTTPServer]]:
-    servers: list[HTTPServer] = []
-    yield servers
-    for server in servers:
-        with contextlib.suppress(Exception):
-            server.stop()
+def _shared_server() -> Iterator[HTTPServer]:
+    with HTTPServer() as server:
+        yield server
 
 
 @pytest.fixture
-def httpserver(_servers: list[HTTPServer]) -> Iterator[HTTPServer]:
-    """A server of our own, made again if a test, or a pytest inside a test, has stopped it."""
-    if not _servers or not _answers(_servers[-1]):
-        _servers.append(HTTPServer())
-        _servers[-1].start()
-    _servers[-1].clear()
-    yield _servers[-1]
-    _servers[-1].clear()
-
-
-def _answers(server: HTTPServer) -> bool:
-    try:
-        socket.create_connection((server.host, server.port), timeout=1).close()
-    except OSError:
-        return False
-    return True
+def httpserver(_shared_server: HTTPServer) -> Iterator[HTTPServer]:
+    """One server for all tests, started again if a test has stopped it."""
+    if not _shared_server.is_running():
+        _shared_server.start()
+    _shared_server.clear()
+    yield _shared_server
+    _shared_server.clear()

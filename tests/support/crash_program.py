@@ -7,6 +7,7 @@ Then this process opens everything, and ends with the problems as its message.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -27,20 +28,17 @@ from testronaut_llm.records import Attempt, Usage
 from testronaut_llm.telemetry.log import EventFile
 
 COST, SETTINGS = Decimal("0.001"), CacheConfig()
+Done = list[tuple[str, int]]
 
 
 def write_all(home: Path, start: int) -> Iterator[str]:
     """Writes without end; yields each finished write with the number of its round."""
     ledger, cache, log = Ledger(home / "ledger.sqlite3"), AnswerCache(home / "cache"), EventFile()
-    answer = Attempt(model="m", provider_model="openai/m", outcome="answer", usage=Usage(prompt_tokens=1), cost=COST)
-    number = start
-    while True:
-        number += 1
-        money = Reservation(
-            ledger=ledger, scope="s", task="t", model="m", provider_model="openai/m", worst=COST * 2
-        ).reserve()
+    usage, names = Usage(prompt_tokens=1), {"model": "m", "provider_model": "openai/m"}
+    for number in itertools.count(start + 1):
+        money = Reservation(ledger=ledger, scope="s", task="t", worst=COST * 2, **names).reserve()
         money.sent()
-        money.settle(answer)
+        money.settle(Attempt(outcome="answer", usage=usage, cost=COST, **names))
         yield f"settled {number}"
         cache.write(f"{number:064x}", f"answer {number} " + "x" * random.randrange(3000), SETTINGS, task="t")
         yield f"cached {number}"
@@ -51,7 +49,7 @@ def write_all(home: Path, start: int) -> Iterator[str]:
         ModelStore(home / "models").touch("nobody")
 
 
-def killed(home: Path, start: int, after: float) -> list[tuple[str, int]]:
+def killed(home: Path, start: int, after: float) -> Done:
     """Runs a child for `after` seconds, kills it, and returns what it finished."""
     reader, writer = os.pipe()
     pid = os.fork()
@@ -71,43 +69,29 @@ def killed(home: Path, start: int, after: float) -> list[tuple[str, int]]:
     return [(what, int(number)) for what, number in lines]
 
 
-Done = list[tuple[str, int]]
-
-
-def money(home: Path, done: Done) -> Iterator[str]:
-    """Yields each problem of the ledger."""
-    ledger = Ledger(home / "ledger.sqlite3", clock=lambda: time.time() + 10_000)
-    spent, aside = ledger.standing("s")
-    ledger.close()
-    settled = sum(what == "settled" for what, _ in done)
-    if not settled * COST <= spent:
-        yield f"{settled} calls were settled, and the ledger says {spent}"
-    if aside:
-        yield f"{aside} is set aside for ever"
-
-
-def answers(home: Path, done: Done) -> Iterator[str]:
-    """Yields each problem of the cache."""
-    cache = AnswerCache(home / "cache")
-    for what, number in done[-2000:]:
-        text = cache.read(f"{number:064x}", str) if what == "cached" else f"answer {number} "
+def problems(home: Path, done: Done) -> Iterator[str]:
+    """Yields each problem of the ledger, the cache, llm.yaml, the event file and the model index."""
+    settled, cached, edited, logged = (
+        [number for kind, number in done if kind == what] for what in ("settled", "cached", "edited", "logged")
+    )
+    with contextlib.closing(Ledger(home / "ledger.sqlite3", clock=lambda: time.time() + 10_000)) as ledger:
+        spent, aside = ledger.standing("s")
+    if spent < len(settled) * COST or aside:
+        yield f"{len(settled)} calls were settled; the ledger says {spent}, and {aside} is set aside for ever"
+    with contextlib.closing(AnswerCache(home / "cache")) as cache:
+        texts = {number: cache.read(f"{number:064x}", str) for number in cached[-500:]}
+        cache.write("f" * 64, "after", SETTINGS, task="t")
+        if cache.read("f" * 64, str) != "after":
+            yield "the cache takes nothing any more"
+    for number, text in texts.items():
         if text is None or not text.startswith(f"answer {number} "):
             yield f"answer {number} was stored, and is {text!r:.40}"
-    cache.write("f" * 64, "after", SETTINGS, task="t")
-    if cache.read("f" * 64, str) != "after":
-        yield "the cache takes nothing any more"
-    cache.close()
-
-
-def files(home: Path, done: Done) -> Iterator[str]:
-    """Yields each problem of llm.yaml, the event file and the model index."""
-    edits = [number for what, number in done if what == "edited"]
     value = load_config(home / "llm.yaml").tasks["t"].max_tokens
-    if edits and value < edits[-1]:
-        yield f"llm.yaml says {value}, and {edits[-1]} was saved"
+    if edited and value < edited[-1]:
+        yield f"llm.yaml says {value}, and {edited[-1]} was saved"
     log = home / "log" / "events.jsonl"
     events = [json.loads(line) for line in (log.read_text() if log.exists() else "").splitlines()]
-    if lost := {number for what, number in done if what == "logged"} - {event["n"] for event in events}:
+    if lost := set(logged) - {event["n"] for event in events}:
         yield f"events {sorted(lost)[:5]} were logged, and are not in the file"
     ModelStore(home / "models").list()
 
@@ -120,7 +104,7 @@ def main(home: Path, rounds: int, seed: int) -> None:
         done += killed(home, number * 100_000, random.uniform(0.01, 0.25))
         for one in home.rglob("*.tmp"):
             one.unlink()
-        if wrong := [*money(home, done), *answers(home, done), *files(home, done)]:
+        if wrong := list(problems(home, done)):
             raise SystemExit(f"round {number} of seed {seed}: " + "; ".join(wrong[:5]))
     sys.stdout.write(json.dumps({kind: sum(what == kind for what, _ in done) for kind in dict(done)}) + "\n")
 

@@ -1,19 +1,12 @@
 """A real HTTP server on loopback that does what providers do when they fail, in a planned order.
 
-::
-
-    with FaultServer() as server:
-        api = server.plan("first", error("rate_limit", retry_after="2"), good())
-        ...                                   # call api.url
-        assert [r.path for r in api.requests] == [...]
-
-Each endpoint has its own port. The last reply of a plan repeats. Replies are made in `faults.py`.
+`server.plan("first", error("rate_limit"), good())` is an endpoint with a port of its own; its last reply repeats.
+Replies are made in `faults.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import json
 import select
@@ -23,8 +16,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, BinaryIO
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+from typing import Any, BinaryIO, Self
 from urllib.parse import parse_qsl, urlsplit
 
 Reply = Callable[["Exchange"], None]
@@ -41,8 +34,7 @@ class Received:
     headers: Mapping[str, str]
     raw: bytes = field(repr=False)
     at: float
-    connection: int
-    key_digests: Mapping[str, str] = field(repr=False)
+    keys: Mapping[str, str] = field(repr=False)
 
     @property
     def body(self) -> Any:
@@ -63,7 +55,7 @@ class Received:
 
     def has_key(self, header: str, key: str) -> bool:
         """True if this header carried this key, with or without `Bearer`."""
-        return self.key_digests.get(header.lower()) == _digest(key)
+        return self.keys.get(header.lower(), "").removeprefix("Bearer ") == key
 
 
 class Exchange:
@@ -73,9 +65,7 @@ class Exchange:
         self.request, self.endpoint = request, endpoint
         self.open = True
         self._sock = sock
-
-    def send(self, data: bytes) -> None:
-        self._sock.sendall(data)
+        self.send = sock.sendall
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
         """Send the status line and the headers."""
@@ -85,27 +75,24 @@ class Exchange:
 
     def respond(self, status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Sends a complete and correct response."""
-        length = {"content-type": content_type, "content-length": str(len(body))}
-        self.head(status, {**length, **(headers or {})})
+        self.head(status, {"content-type": content_type, "content-length": str(len(body)), **(headers or {})})
         self.send(body)
 
     def chunk(self, data: bytes) -> None:
         """Sends one chunk of a chunked body; an empty one ends it."""
         self.send(b"%x\r\n%s\r\n" % (len(data), data))
 
-    def wait(self, seconds: float | None = None) -> None:
+    def wait(self, seconds: float = float("inf")) -> None:
         """Do nothing, until the client hangs up, the server closes or the seconds are over."""
-        end = None if seconds is None else time.monotonic() + seconds
-        while not self.endpoint.closing.is_set() and (end is None or time.monotonic() < end):
-            left = 0.05 if end is None else min(0.05, max(0.0, end - time.monotonic()))
-            if select.select([self._sock], [], [], left)[0] and not self._sock.recv(1, socket.MSG_PEEK):
+        end = time.monotonic() + seconds
+        while not self.endpoint.closing.is_set() and (left := end - time.monotonic()) > 0:
+            if select.select([self._sock], [], [], min(0.05, left))[0] and not self._sock.recv(1, socket.MSG_PEEK):
                 raise ConnectionResetError
 
     def close(self) -> None:
         """End the connection in the usual way."""
         self.open = False
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+        _shut_down(self._sock)
 
     def reset(self) -> None:
         """Closes the connection with a reset."""
@@ -113,95 +100,89 @@ class Exchange:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-class Endpoint:
+class Endpoint(ThreadingTCPServer):
     """One port of the server, with its plan and what it saw."""
 
-    def __init__(self) -> None:
-        self.requests: list[Received] = []
-        self.connections = 0
-        self.closing = threading.Event()
-        self._replies: list[Reply] = []
-        self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
+    daemon_threads = True
+    request_queue_size = 128
 
-    def plan(self, *replies: Reply) -> Endpoint:
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Connection)
+        self.port: int = self.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.lock, self.closing = threading.Lock(), threading.Event()
+        self.open: set[socket.socket] = set()
+        self.requests: list[Received] = []
+        self.plan()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def plan(self, *replies: Reply) -> Self:
         """Answer with these, one a request; the last one repeats. Drops the old plan and the recorded requests."""
-        with self._lock:
-            self._replies = list(replies)
+        with self.lock:
+            self.replies = replies or (_no_plan,)
             self.requests.clear()
             self.connections = 0
         return self
 
+    def reply_to(self, request: Received) -> Reply:
+        """Notes the request, and returns the planned reply."""
+        with self.lock:
+            self.requests.append(request)
+            return self.replies[min(len(self.requests), len(self.replies)) - 1]
+
     def stop(self) -> None:
         """Refuse connections from now on, and drop those that are open."""
         self.closing.set()
+        _shut_down(self.socket)
+        self.server_close()
+        with self.lock:
+            for sock in self.open:
+                _shut_down(sock)
+
+    def _run(self) -> None:
+        with contextlib.suppress(ValueError):  # the socket was closed
+            while not self.closing.is_set():
+                self.handle_request()
+
+    def shutdown_request(self, request: Any) -> None:
+        """Closes a connection; without the usual shutdown, which would come before a reset."""
+        request.close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Fails the test, as an error in any other thread does."""
+        raise  # noqa: PLE0704 - it is called in an `except`
+
+
+class _Connection(StreamRequestHandler):
+    server: Endpoint
+    disable_nagle_algorithm = True  # or an answer in two parts takes 40 ms
+
+    def handle(self) -> None:
+        with self.server.lock:
+            self.server.connections += 1
+            self.server.open.add(self.connection)
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        with self._lock:
-            for sock in self._open:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(5)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or an answer in two parts takes 40 ms
-            except OSError:
-                return
-            with self._lock:
-                self.connections += 1
-                self._open.add(sock)
-                thread = threading.Thread(target=self._serve, args=(sock, self.connections), daemon=True)
-                self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, sock: socket.socket, number: int) -> None:
-        with contextlib.suppress(OSError), sock, sock.makefile("rb") as reader:
             exchange: Exchange | None = None
-            while exchange is None or exchange.open:
-                request = _read(reader, number)
-                if request is None:
-                    break
-                exchange = Exchange(sock, request, self)
-                self._next(request)(exchange)
-        with self._lock:
-            self._open.discard(sock)
-
-    def _next(self, request: Received) -> Reply:
-        with self._lock:
-            self.requests.append(request)
-            index = min(len(self.requests), len(self._replies)) - 1
-            return self._replies[index] if self._replies else _no_plan
+            while (exchange is None or exchange.open) and (request := _read(self.rfile)):
+                exchange = Exchange(self.connection, request, self.server)
+                self.server.reply_to(request)(exchange)
+        with self.server.lock:
+            self.server.open.discard(self.connection)
 
 
-class FaultServer:
-    """Endpoints by name, each on a port of its own."""
+class FaultServer(contextlib.ExitStack):
+    """Endpoints by name, each on a port of its own; of another `kind` if it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[Endpoint] = Endpoint) -> None:
+        super().__init__()
+        self.kind = kind
         self.endpoints: dict[str, Endpoint] = {}
 
-    def __enter__(self) -> FaultServer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for endpoint in self.endpoints.values():
-            endpoint.stop()
-
-    def plan(self, name: str, *replies: Reply) -> Endpoint:
+    def plan(self, name: str, *replies: Reply) -> Any:
         """The endpoint of this name, made when it is new, with a new plan."""
         if name not in self.endpoints:
-            self.endpoints[name] = Endpoint()
+            self.endpoints[name] = self.kind()
+            self.callback(self.endpoints[name].stop)
         return self.endpoints[name].plan(*replies)
 
 
@@ -211,42 +192,28 @@ def refused() -> str:
         return f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
+def _shut_down(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
 def _no_plan(exchange: Exchange) -> None:
     exchange.respond(599, "text/plain", b"the fault server has no plan for this endpoint")
 
 
-def _read(reader: BinaryIO, connection: int) -> Received | None:
+def _read(reader: BinaryIO) -> Received | None:
     first = reader.readline(65536).split()
     if len(first) != 3:
         return None
     headers = {name.lower(): value for name, value in http.client.parse_headers(reader).items()}
     url = urlsplit(first[1].decode())
+    keys = {name: headers[name] for name in _KEY_HEADERS if name in headers}
     return Received(
         method=first[0].decode(),
         path=url.path,
         query=dict(parse_qsl(url.query)),
-        headers={name: _masked(name, value) for name, value in headers.items()},
-        raw=_read_body(reader, headers),
+        headers={**headers, **{name: f"<{len(key)} characters>" for name, key in keys.items()}},
+        raw=reader.read(int(headers.get("content-length", 0))),
         at=time.monotonic(),
-        connection=connection,
-        key_digests={name: _digest(headers[name].removeprefix("Bearer ")) for name in _KEY_HEADERS if name in headers},
+        keys=keys,
     )
-
-
-def _read_body(reader: BinaryIO, headers: Mapping[str, str]) -> bytes:
-    if headers.get("transfer-encoding", "").lower() != "chunked":
-        return reader.read(int(headers.get("content-length", 0)))
-    parts = []
-    while size := int(reader.readline().split(b";")[0], 16):
-        parts.append(reader.read(size))
-        reader.readline()
-    reader.readline()
-    return b"".join(parts)
-
-
-def _masked(name: str, value: str) -> str:
-    return f"<{len(value)} characters>" if name in _KEY_HEADERS else value
-
-
-def _digest(value: str) -> str:
-    return hashlib.sha256(value.encode()).hexdigest()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import faults
@@ -30,37 +30,26 @@ HANGS = ("silent", "dripping", "stalled stream")
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One row.
-
-    Attributes:
-        reply: what the server does; None if no server answers.
-        error: class of the error.
-        streamed: other classes that the same bytes may become in a stream.
-        per_wire: error class of wires that have their own.
-        streams: True if only a stream can fail so, False if none can.
-        wires: the wires that can fail so.
-        after_pieces: True if the caller of a stream has seen text by then.
-        waits: seconds that the server asks for before the next request.
-        url: address of the model, in place of a server's.
-    """
+    """One row."""
 
     error: type[errors.LLMError]
-    reply: Reply | None = None
-    streamed: tuple[type[errors.LLMError], ...] = ()
-    per_wire: Mapping[str, type[errors.LLMError]] = field(default_factory=dict)
-    streams: bool | None = None
-    wires: tuple[str, ...] = WIRES
-    after_pieces: bool = False
-    waits: float = 0.0
-    url: str | None = None
+    on_ollama: type[errors.LLMError] | None = None  # if it is another class there
+    streamed: tuple[type[errors.LLMError], ...] = ()  # other classes that the same bytes may become in a stream
+    reply: Reply | None = None  # what the server does; None if no server answers
+    url: str | None = None  # address of the model, in place of a server's
+    wires: tuple[str, ...] = WIRES  # those that can fail so
+    streams: bool | None = None  # True if only a stream can fail so, False if none can
+    after_pieces: bool = False  # True if the caller of a stream has seen text by then
+    waits: float = 0.0  # seconds that the server asks for before the next request
 
     def classes(self, wire: str, mode: str) -> tuple[type[errors.LLMError], ...]:
         """The classes that the error may have."""
-        usual = self.per_wire.get(wire, self.error)
+        usual = self.on_ollama if self.on_ollama and wire == "ollama" else self.error
         return (usual, *self.streamed) if mode in STREAMS else (usual,)
 
 
 _CUT = (errors.ConnectionFailedError, errors.BadResponseError)
+_NO_CODE = {"on_ollama": errors.ServerError}
 _NOW = {"retry-after-ms": "1"}
 _NOT_OLLAMA = tuple(wire for wire in WIRES if wire != "ollama")
 """An Ollama that does not run is never asked, and it does not send all of these statuses."""
@@ -74,14 +63,8 @@ def _wait(headers: Mapping[str, str], seconds: float, **given: Any) -> Fault:
     return Fault(error=errors.RateLimitError, reply=faults.error("rate_limit", headers=headers), waits=seconds, **given)
 
 
-def _event(case: str, error: type[errors.LLMError], *, after: int = 0) -> Fault:
-    own = {"ollama": errors.ServerError}  # it has no code for this
-    reply = faults.error_in_stream(case, after=after)
-    return Fault(error=error, reply=reply, per_wire=own, streams=True, after_pieces=bool(after))
-
-
-def _torn(reply: Reply, error: type[errors.LLMError] = errors.ConnectionFailedError) -> Fault:
-    return Fault(error=error, reply=reply, streams=True, after_pieces=True)
+def _stream(reply: Reply, error: type[errors.LLMError] = errors.ConnectionFailedError, **given: Any) -> Fault:
+    return Fault(error=error, reply=reply, streams=True, **{"after_pieces": True, **given})
 
 
 FAULTS: Mapping[str, Fault] = {
@@ -118,22 +101,20 @@ FAULTS: Mapping[str, Fault] = {
     "silent": Fault(error=errors.LLMTimeoutError, reply=faults.silent),
     "dripping": Fault(error=errors.LLMTimeoutError, reply=faults.dripping(0.05)),
     **{
-        name: Fault(error=errors.ConnectionFailedError, reply=reply)
+        name: Fault(error=errors.ConnectionFailedError, reply=reply, streams=False if name == "cut body" else None)
         for name, reply in faults.BROKEN.items()
-        if name != "cut body"
     },
-    "cut body": Fault(error=errors.ConnectionFailedError, reply=faults.cut_body, streams=False),
     **{
         name: Fault(error=errors.BadResponseError, reply=reply, streamed=_CUT, after_pieces=name == "no finish")
         for name, reply in faults.BAD_BODIES.items()
     },
-    "error event first": _event("overloaded", errors.OverloadedError),
-    "error event later": _event("overloaded", errors.OverloadedError, after=1),
-    "rate limit later": _event("rate_limit", errors.RateLimitError, after=1),
-    "cut stream": _torn(faults.cut_stream_clean),
-    "torn stream": _torn(faults.cut_stream_unclean),
-    "reset stream": _torn(faults.reset_in_stream),
-    "stalled stream": _torn(faults.stalled_stream, errors.LLMTimeoutError),
+    "error event first": _stream(faults.error_in_stream(), errors.OverloadedError, after_pieces=False, **_NO_CODE),
+    "error event later": _stream(faults.error_in_stream(after=1), errors.OverloadedError, **_NO_CODE),
+    "rate limit later": _stream(faults.error_in_stream("rate_limit", after=1), errors.RateLimitError, **_NO_CODE),
+    "cut stream": _stream(faults.cut_stream_clean),
+    "torn stream": _stream(faults.cut_stream_unclean),
+    "reset stream": _stream(faults.reset_in_stream),
+    "stalled stream": _stream(faults.stalled_stream, errors.LLMTimeoutError),
 }
 
 

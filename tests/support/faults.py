@@ -8,37 +8,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from error_bodies import ERRORS, error_body
+from error_bodies import ERRORS
 from fault_server import Exchange, Reply
 from good_answers import Good, answer, sse
 
 from testronaut_llm.testing.cassette_format import field_to_body, from_yaml
 
+Headers = Mapping[str, str]
 _REQUEST_ID = {"x-request-id": "req-fault-1", "request-id": "req-fault-1"}
 
 
-def good(text: str = Good.text, *, headers: Mapping[str, str] | None = None, **facts: Any) -> Reply:
+def good(text: str = Good.text, *, headers: Headers | None = None, **facts: Any) -> Reply:
     """A good answer in the wire and mode that the request asks for; `facts` are fields of `Good`."""
-    what = Good(text=text, **facts)
 
     def reply(exchange: Exchange) -> None:
-        kind, pieces = _answer(exchange, what)
+        kind, pieces = _answer(exchange, Good(text=text, **facts))
         if len(pieces) == 1:
             exchange.respond(200, kind, pieces[0], {**_REQUEST_ID, **(headers or {})})
         else:
-            _stream(exchange, kind, pieces, headers)
-            exchange.chunk(b"")
+            _stream(exchange, kind, [*pieces, b""], headers)
 
     return reply
 
 
-def error(case: str, *, retry_after: str | None = None, headers: Mapping[str, str] | None = None) -> Reply:
+def error(case: str, *, retry_after: str | None = None, headers: Headers | None = None) -> Reply:
     """The provider's own error body for a case of `error_bodies.py`."""
 
     def reply(exchange: Exchange) -> None:
-        status, kind, body = error_body(exchange.request.wire, case)
+        status, body = ERRORS[exchange.request.wire][case]
         waiting = {} if retry_after is None else {"retry-after": retry_after}
-        exchange.respond(status, kind, body, {**_REQUEST_ID, **waiting, **(headers or {})})
+        kind, text = ("text/html", body) if isinstance(body, str) else ("application/json", json.dumps(body))
+        exchange.respond(status, kind, text.encode(), {**_REQUEST_ID, **waiting, **(headers or {})})
 
     return reply
 
@@ -47,6 +47,14 @@ def raw(status: int, body: bytes, content_type: str = "application/json", **head
     """Any status with any body."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda exchange: exchange.respond(status, content_type, body, named)
+
+
+def recorded(name: str) -> Reply:
+    """The answer of a real Ollama server, by its key in `data/ollama/exchanges.yaml`."""
+    exchanges = from_yaml((Path(__file__).parent / "data" / "ollama" / "exchanges.yaml").read_text())["exchanges"]
+    response = exchanges[name]["response"]
+    kind = response["headers"].get("content-type", "application/json")
+    return raw(response["status"], field_to_body(response), kind)
 
 
 def echo(exchange: Exchange) -> None:
@@ -78,9 +86,7 @@ def dripping(seconds: float = 0.02, text: str = Good.text) -> Reply:
     """A good answer, one byte at a time, so that no read times out."""
 
     def reply(exchange: Exchange) -> None:
-        kind, pieces = _answer(exchange, Good(text=text))
-        body = b"".join(pieces)
-        exchange.head(200, {"content-type": kind, "content-length": str(len(body))})
+        body = _begun(exchange, text)
         for position in range(len(body)):
             exchange.send(body[position : position + 1])
             exchange.wait(seconds)
@@ -88,27 +94,17 @@ def dripping(seconds: float = 0.02, text: str = Good.text) -> Reply:
     return reply
 
 
-def _head(*sent: bytes) -> Reply:
-    """Some bytes of a response, then a reset."""
-
-    def reply(exchange: Exchange) -> None:
-        for part in sent:
-            exchange.send(part)
-        exchange.reset()
-
-    return reply
-
-
-reset_before_headers = _head()
-
-
 def cut_body(exchange: Exchange) -> None:
     """Half of the promised bytes, then the connection ends."""
-    kind, pieces = _answer(exchange, Good())
-    body = b"".join(pieces)
-    exchange.head(200, {"content-type": kind, "content-length": str(len(body))})
+    body = _begun(exchange)
     exchange.send(body[: len(body) // 2])
     exchange.close()
+
+
+def reset_before_headers(exchange: Exchange, sent: bytes = b"") -> None:
+    """Resets the connection, before the headers or after the bytes `sent` of them."""
+    exchange.send(sent)
+    exchange.reset()
 
 
 def _cut(end: Reply) -> Reply:
@@ -116,8 +112,7 @@ def _cut(end: Reply) -> Reply:
 
     def reply(exchange: Exchange) -> None:
         kind, pieces = _answer(exchange, Good())
-        half = pieces[: len(pieces) // 2] or [pieces[0][: len(pieces[0]) // 2]]
-        _stream(exchange, kind, half)
+        _stream(exchange, kind, pieces[: len(pieces) // 2] or [pieces[0][: len(pieces[0]) // 2]])
         end(exchange)
 
     return reply
@@ -132,24 +127,22 @@ cut_stream_clean = _cut(lambda exchange: exchange.chunk(b""))
 """It ends as if it were whole, but without its finish."""
 cut_stream_unclean = _cut(_tear)
 """Its connection ends in the middle of a chunk."""
-reset_in_stream = _cut(lambda exchange: late(0.05, Exchange.reset)(exchange))
+reset_in_stream = _cut(late(0.05, Exchange.reset))
 """Its connection is torn down, when the client has read what came first."""
 stalled_stream = _cut(silent)
 """It stops, and keeps the connection open."""
 
 
 def error_in_stream(case: str = "overloaded", *, after: int = 0, body: Any = None) -> Reply:
-    """Status 200, `after` pieces of text, then the provider's error or this body as an event."""
+    """Status 200, no or one piece of text, then the provider's error or this body as an event."""
 
     def reply(exchange: Exchange) -> None:
         wire = exchange.request.wire
-        kind, pieces = _answer(exchange, Good(pieces=after + 2))
-        known = ERRORS[wire].get(case) or ERRORS[wire]["server_error"]
-        _stream(exchange, kind, _until_text(pieces, after))
-        event = body or known[1]
-        named = "error" if wire == "anthropic" else ""
-        exchange.chunk(json.dumps(event).encode() + b"\n" if wire == "ollama" else sse(event, named))
-        exchange.chunk(b"")
+        kind, pieces = _answer(exchange, Good())
+        first = next(number for number, piece in enumerate(pieces, 1) if b"Hello" in piece)
+        event = body or ERRORS[wire].get(case, ERRORS[wire]["server_error"])[1]
+        last = json.dumps(event).encode() + b"\n" if wire == "ollama" else sse(event, "error" * (wire == "anthropic"))
+        _stream(exchange, kind, [*pieces[: after * first], last, b""])
 
     return reply
 
@@ -165,12 +158,11 @@ def no_choices(exchange: Exchange) -> None:
     kind, pieces = _answer(exchange, Good(text=""))
     if kind != "application/json":
         empty = [sse({"choices": []}), sse("[DONE]")] if exchange.request.wire in ("openai", "azure") else pieces
-        _stream(exchange, kind, empty)
-        exchange.chunk(b"")
+        _stream(exchange, kind, [*empty, b""])
         return
     whole = json.loads(pieces[0])
     whole.pop("message", None)
-    emptied = {field: [] for field in ("choices", "content", "candidates", "data", "embeddings") if field in whole}
+    emptied = {field: [] for field in ("choices", "content", "data", "embeddings") if field in whole}
     exchange.respond(200, kind, json.dumps(whole | emptied).encode())
 
 
@@ -183,27 +175,19 @@ def _answer(exchange: Exchange, what: Good) -> tuple[str, list[bytes]]:
     return answer(exchange.request.wire, exchange.request.path, exchange.request.body, what)
 
 
-def _stream(exchange: Exchange, kind: str, pieces: list[bytes], headers: Mapping[str, str] | None = None) -> None:
+def _begun(exchange: Exchange, text: str = Good.text) -> bytes:
+    """Sends the headers of a good answer, and returns its body."""
+    kind, pieces = _answer(exchange, Good(text=text))
+    body = b"".join(pieces)
+    exchange.head(200, {"content-type": kind, "content-length": str(len(body))})
+    return body
+
+
+def _stream(exchange: Exchange, kind: str, pieces: list[bytes], headers: Headers | None = None) -> None:
+    """Sends the beginning of a stream; an empty piece ends it."""
     exchange.head(200, {"content-type": kind, "transfer-encoding": "chunked", **_REQUEST_ID, **(headers or {})})
     for piece in pieces:
         exchange.chunk(piece)
-
-
-def _until_text(pieces: list[bytes], after: int) -> list[bytes]:
-    """The pieces up to the `after`-th one that holds text, inclusive."""
-    texts = [index for index, piece in enumerate(pieces) if _holds_text(piece)]
-    return pieces[: texts[after - 1] + 1] if after and texts else pieces[:0]
-
-
-def _holds_text(piece: bytes) -> bool:
-    try:
-        event = json.loads(piece.split(b"data: ")[-1])
-    except ValueError:
-        return False
-    if not isinstance(event, dict):
-        return False
-    delta = (event.get("choices") or [{}])[0].get("delta") or event.get("delta") or event.get("message") or {}
-    return bool(delta.get("content") or delta.get("text"))
 
 
 BAD_BODIES: Mapping[str, Reply] = {
@@ -222,20 +206,14 @@ BAD_BODIES: Mapping[str, Reply] = {
     "reasoning only": good(text="", reasoning="First I should think about the question at length."),
     "no finish": good(finish=None),
 }
-
+_STATUS_LINE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 BROKEN: Mapping[str, Reply] = {
     "closed before headers": Exchange.close,
     "reset before headers": reset_before_headers,
-    "reset in headers": _head(b"HTTP/1.1 200 OK\r\ncontent-type: applica"),
-    "reset after headers": _head(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n"),
+    "reset in headers": lambda exchange: reset_before_headers(exchange, _STATUS_LINE[:-10]),
+    "reset after headers": lambda exchange: reset_before_headers(
+        exchange, _STATUS_LINE + b"content-length: 500\r\n\r\n"
+    ),
     "cut body": cut_body,
 }
 """Connections that break."""
-
-
-def recorded(name: str) -> Reply:
-    """The answer of a real Ollama server, by its key in `data/ollama/exchanges.yaml`."""
-    exchanges = from_yaml((Path(__file__).parent / "data" / "ollama" / "exchanges.yaml").read_text())["exchanges"]
-    response = exchanges[name]["response"]
-    kind = response["headers"].get("content-type", "application/json")
-    return raw(response["status"], field_to_body(response), kind)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,21 +66,6 @@ def empty(tmp_path: Path) -> ModelStore:
 def home(tiny_gguf: Path) -> ModelStore:
     """The user's own store, with the tiny model."""
     return stored(ModelStore(), tiny_gguf)
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs the command line in this process; returns its exit code."""
-
-    def run(*arguments: str) -> int:
-        from testronaut_llm.cli import main
-
-        monkeypatch.setattr("sys.argv", ["testronaut-llm", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0)
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -45,19 +45,6 @@ def target(wire: str, url: str = DEAD, *, key: str | None = KEY, **fields: Any) 
     )
 
 
-def request(to: Target, **fields: Any) -> Request:
-    """A short chat request."""
-    plain = Request(
-        target=to,
-        messages=(Message(role="user", content="Say hello."),),
-        max_tokens=50,
-        timeout=5.0,
-        temperature=0.0,
-        num_ctx=4096 if to.provider.wire == "ollama" else None,
-    )
-    return replace(plain, **fields)
-
-
 def chat(where: Target, *turns: tuple[str, str] | str, **fields: Any) -> Request:
     """A request of some turns, `(role, text)` or a user's text; `fields` are those of `Request`."""
     pairs = [("user", turn) if isinstance(turn, str) else turn for turn in turns]
@@ -65,12 +52,20 @@ def chat(where: Target, *turns: tuple[str, str] | str, **fields: Any) -> Request
     return Request(target=where, messages=messages, **{"max_tokens": 80, "timeout": 10.0, **fields})
 
 
-def as_reported(reply: Reply) -> Reply:
-    """Returns the reply with its counts as the provider reports them, and 0 for missing ones."""
+def request(to: Target, **fields: Any) -> Request:
+    """A short chat request."""
+    num_ctx = 4096 if to.provider.wire == "ollama" else None
+    plain = chat(to, "Say hello.", max_tokens=50, timeout=5.0, temperature=0.0, num_ctx=num_ctx)
+    return replace(plain, **fields)
+
+
+async def _sent(gateway: Gateway, asked: Request) -> tuple[list[Any], Reply]:
+    """The pieces of a stream, and the reply with its counts as the provider reports them; missing ones are 0."""
+    *pieces, reply = [part async for part in gateway.send(asked, Exchange())]
+    assert isinstance(reply, Reply)
     names = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
-    if reply.usage is None:
-        return reply
-    return replace(reply, usage=Usage(**{name: getattr(reply.usage, name) or 0 for name in names}))
+    usage = reply.usage and Usage(**{name: getattr(reply.usage, name) or 0 for name in names})
+    return pieces, replace(reply, usage=usage)
 
 
 class Attempts:
@@ -85,21 +80,18 @@ class Attempts:
         """Makes one attempt; returns the pieces of a stream, and the Reply."""
         if not asked.texts:
             asked = replace(asked, stream=mode == "stream")
-        results = self._runner.run(self._collected(asked))
-        return "".join(results[:-1]), as_reported(results[-1])
+        pieces, reply = self._runner.run(_sent(self.gateway, asked))
+        return "".join(pieces), reply
 
     def close(self) -> None:
         """Closes connections and loop."""
         self._runner.run(self.gateway.aclose())
         self._runner.close()
 
-    async def _collected(self, asked: Request) -> list[Any]:
-        return [one async for one in self.gateway.send(asked, Exchange())]
-
 
 async def attempt(asked: Request) -> tuple[list[str], Reply]:
     """Makes one attempt with a gateway of its own; returns the pieces of a stream, and the reply."""
-    gateway = Gateway(lambda text: text)
-    parts: list[Any] = [part async for part in gateway.send(asked, Exchange())]
+    gateway = Gateway(str)
+    sent = await _sent(gateway, asked)
     await gateway.aclose()
-    return parts[:-1], as_reported(parts[-1])
+    return sent

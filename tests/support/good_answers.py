@@ -13,8 +13,10 @@ from typing import Any
 
 Body = tuple[str, list[bytes]]
 """Content type, and the body in the pieces in which a server would send it."""
+Fields = dict[str, Any]
 
 _ID = "made-by-hand-for-the-fault-server"
+_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,10 @@ class Good:
         size = max(1, -(-len(self.text) // self.pieces))
         return [self.text[start : start + size] for start in range(0, len(self.text), size)]
 
+    def counts(self, *names: str) -> Fields:
+        """The usage by the names of a wire, or nothing."""
+        return dict(zip(names, self.usage or (), strict=False))
+
 
 def answer(wire: str, path: str, request: Any, good: Good) -> Body:
     """The body that answers `request` in `wire`, streamed when the request asks for a stream."""
@@ -48,7 +54,7 @@ def answer(wire: str, path: str, request: Any, good: Good) -> Body:
     if wire == "anthropic":
         return (_anthropic_stream if body.get("stream") else _anthropic)(body, good, model)
     if wire == "ollama":
-        return (_ollama_stream if body.get("stream", True) else _ollama)(good, model)
+        return _ollama(good, model, stream=body.get("stream", True))
     return (_openai_stream if body.get("stream") else _openai)(body, good, model)
 
 
@@ -62,121 +68,96 @@ def _json(value: Any) -> Body:
     return "application/json", [json.dumps(value).encode()]
 
 
-def _openai_usage(good: Good) -> dict[str, int]:
-    prompt, completion = good.usage or (0, 0)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+def _completion(kind: str, model: str, part: Fields, finish: str | None = None) -> Fields:
+    """A document of OpenAI's wire: a `message`, or the `delta` of a stream."""
+    choice = {"index": 0, kind: part, "finish_reason": finish}
+    name = "chat.completion" if kind == "message" else "chat.completion.chunk"
+    return {"id": _ID, "object": name, "created": 1, "model": model, "choices": [choice]}
 
 
-def _openai(_: dict[str, Any], good: Good, model: str) -> Body:
-    message = {"role": "assistant", "content": good.text}
-    if good.reasoning:
-        message["reasoning_content"] = good.reasoning
-    choice = {"index": 0, "message": message, "finish_reason": good.finish}
-    answer = {"id": _ID, "object": "chat.completion", "created": 1, "model": model, "choices": [choice]}
-    return _json(answer | ({"usage": _openai_usage(good)} if good.usage else {}))
+def _openai_usage(good: Good) -> Fields:
+    usage = {**good.counts("prompt_tokens", "completion_tokens"), "total_tokens": sum(good.usage or ())}
+    return {"usage": usage} if good.usage else {}
 
 
-def _openai_stream(body: dict[str, Any], good: Good, model: str) -> Body:
-    def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return {"id": _ID, "object": "chat.completion.chunk", "created": 1, "model": model, "choices": [choice]}
+def _openai(_: Fields, good: Good, model: str) -> Body:
+    reasoning = {"reasoning_content": good.reasoning} if good.reasoning else {}
+    message = {"role": "assistant", "content": good.text, **reasoning}
+    return _json(_completion("message", model, message, good.finish) | _openai_usage(good))
 
-    events: list[bytes] = [sse(chunk({"role": "assistant", "content": ""}))]
-    if good.reasoning:
-        events.append(sse(chunk({"reasoning_content": good.reasoning})))
-    events += [sse(chunk({"content": part})) for part in good.parts()]
+
+def _openai_stream(body: Fields, good: Good, model: str) -> Body:
+    deltas: list[Fields] = [{"role": "assistant", "content": ""}]
+    deltas += [{"reasoning_content": good.reasoning}] if good.reasoning else []
+    events = [_completion("delta", model, delta) for delta in [*deltas, *({"content": part} for part in good.parts())]]
     if good.finish:
-        events.append(sse(chunk({}, good.finish)))
+        events.append(_completion("delta", model, {}, good.finish))
     if good.usage and (body.get("stream_options") or {}).get("include_usage"):
-        events.append(sse({**chunk({}), "choices": [], "usage": _openai_usage(good)}))
-    if good.finish:
-        events.append(sse("[DONE]"))
-    return "text/event-stream", events
+        events.append({**_completion("delta", model, {}), "choices": [], **_openai_usage(good)})
+    return "text/event-stream", [sse(event) for event in [*events, *(["[DONE]"] if good.finish else [])]]
 
 
-_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
+def _stop(good: Good) -> Fields:
+    reason = _STOP_REASONS.get(good.finish, good.finish) if good.finish else None
+    return {"stop_reason": reason, "stop_sequence": None}
 
 
-def _stop_reason(good: Good) -> str | None:
-    return _STOP_REASONS.get(good.finish, good.finish) if good.finish else None
+def _message(good: Good, model: str, content: list[Fields], output: int) -> Fields:
+    """A message of Anthropic's wire, without its end."""
+    usage = {"usage": {**good.counts("input_tokens"), "output_tokens": output}} if good.usage else {}
+    return {"id": _ID, "type": "message", "role": "assistant", "model": model, "content": content, **usage}
 
 
-def _anthropic(body: dict[str, Any], good: Good, model: str) -> Body:
-    blocks: list[dict[str, Any]] = []
+def _anthropic(body: Fields, good: Good, model: str) -> Body:
+    blocks: list[Fields] = []
     if good.reasoning:
         blocks.append({"type": "thinking", "thinking": good.reasoning, "signature": "c2ln"})
     if forced := (body.get("tool_choice") or {}).get("name"):
         blocks.append({"type": "tool_use", "id": "toolu_1", "name": forced, "input": json.loads(good.text)})
     elif good.text:
         blocks.append({"type": "text", "text": good.text})
-    reason = "tool_use" if forced else _stop_reason(good)
-    message = {"id": _ID, "type": "message", "role": "assistant", "model": model, "content": blocks}
-    message |= {"stop_reason": reason, "stop_sequence": None}
-    prompt, completion = good.usage or (0, 0)
-    return _json(message | ({"usage": {"input_tokens": prompt, "output_tokens": completion}} if good.usage else {}))
+    end = {**_stop(good), "stop_reason": "tool_use"} if forced else _stop(good)
+    return _json(_message(good, model, blocks, good.usage[1] if good.usage else 0) | end)
 
 
-def _anthropic_stream(_: dict[str, Any], good: Good, model: str) -> Body:
-    prompt, completion = good.usage or (0, 0)
-    start = {"id": _ID, "type": "message", "role": "assistant", "model": model, "content": [], "stop_reason": None}
-    if good.usage:
-        start["usage"] = {"input_tokens": prompt, "output_tokens": 1}
-    events: list[dict[str, Any]] = [{"type": "message_start", "message": start}]
-    blocks = [("thinking", "thinking_delta", "thinking", [good.reasoning])] if good.reasoning else []
-    blocks.append(("text", "text_delta", "text", good.parts()))
-    for index, (kind, delta, key, parts) in enumerate(blocks):
-        events.append({"type": "content_block_start", "index": index, "content_block": {"type": kind, key: ""}})
-        events += [
-            {"type": "content_block_delta", "index": index, "delta": {"type": delta, key: part}} for part in parts
-        ]
+def _anthropic_stream(_: Fields, good: Good, model: str) -> Body:
+    events: list[Fields] = [{"type": "message_start", "message": _message(good, model, [], 1) | {"stop_reason": None}}]
+    blocks = [("thinking", [good.reasoning])] if good.reasoning else []
+    for index, (kind, parts) in enumerate([*blocks, ("text", good.parts())]):
+        deltas = [{"type": f"{kind}_delta", kind: part} for part in parts]
+        events.append({"type": "content_block_start", "index": index, "content_block": {"type": kind, kind: ""}})
+        events += [{"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas]
         events.append({"type": "content_block_stop", "index": index})
     if good.finish:
-        usage = {"usage": {"output_tokens": completion}} if good.usage else {}
-        events.append(
-            {"type": "message_delta", "delta": {"stop_reason": _stop_reason(good), "stop_sequence": None}, **usage}
-        )
-        events.append({"type": "message_stop"})
+        usage = {"usage": {"output_tokens": good.usage[1]}} if good.usage else {}
+        events += [{"type": "message_delta", "delta": _stop(good), **usage}, {"type": "message_stop"}]
     return "text/event-stream", [sse(event, event["type"]) for event in events]
 
 
-def _ollama_line(good: Good, model: str, *, text: str, thinking: str = "", done: bool = False) -> dict[str, Any]:
-    message = {"role": "assistant", "content": text} | ({"thinking": thinking} if thinking else {})
-    line = {"model": model, "created_at": "2026-01-01T00:00:00Z", "message": message, "done": done}
-    if not done:
-        return line
-    prompt, completion = good.usage or (0, 0)
-    counts = {"prompt_eval_count": prompt, "eval_count": completion} if good.usage else {}
-    return line | {"done_reason": good.finish, "total_duration": 9, "load_duration": 1, "eval_duration": 5, **counts}
+def _ollama(good: Good, model: str, *, stream: bool) -> Body:
+    def line(text: str, thinking: str = "", *, done: bool = False) -> Fields:
+        message = {"role": "assistant", "content": text} | ({"thinking": thinking} if thinking else {})
+        times = {"total_duration": 9, "load_duration": 1, "eval_duration": 5}
+        end = {"done_reason": good.finish, **times, **good.counts("prompt_eval_count", "eval_count")} if done else {}
+        return {"model": model, "created_at": "2026-01-01T00:00:00Z", "message": message, "done": done, **end}
+
+    if not stream:
+        return _json(line(good.text, good.reasoning, done=bool(good.finish)))
+    lines = [line("", good.reasoning)] if good.reasoning else []
+    lines += [line(part) for part in good.parts()] + ([line("", done=True)] if good.finish else [])
+    return "application/x-ndjson", [json.dumps(one).encode() + b"\n" for one in lines]
 
 
-def _ollama(good: Good, model: str) -> Body:
-    return _json(_ollama_line(good, model, text=good.text, thinking=good.reasoning, done=bool(good.finish)))
-
-
-def _ollama_stream(good: Good, model: str) -> Body:
-    lines = [_ollama_line(good, model, text="", thinking=good.reasoning)] if good.reasoning else []
-    lines += [_ollama_line(good, model, text=part) for part in good.parts()]
-    if good.finish:
-        lines.append(_ollama_line(good, model, text="", done=True))
-    return "application/x-ndjson", [json.dumps(line).encode() + b"\n" for line in lines]
-
-
-def _embeddings(wire: str, body: dict[str, Any], good: Good, model: str) -> Body:
+def _embeddings(wire: str, body: Fields, good: Good, model: str) -> Body:
     texts = body.get("input", "")
     count = len(texts) if isinstance(texts, list) else 1
     vectors = good.vectors if good.vectors is not None else tuple((float(n + 1), 0.5, -0.25) for n in range(count))
-    prompt = (good.usage or (0, 0))[0]
     if wire == "ollama":
-        counts = {"prompt_eval_count": prompt} if good.usage else {}
-        return _json({"model": model, "embeddings": vectors, "total_duration": 9, "load_duration": 1, **counts})
-    packed = body.get("encoding_format") == "base64"
-    data = [
-        {"object": "embedding", "index": index, "embedding": _packed(vector) if packed else vector}
-        for index, vector in enumerate(vectors)
-    ]
-    answer = {"object": "list", "model": model, "data": data}
-    return _json(answer | ({"usage": {"prompt_tokens": prompt, "total_tokens": prompt}} if good.usage else {}))
-
-
-def _packed(vector: tuple[float, ...]) -> str:
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+        times = {"total_duration": 9, "load_duration": 1}
+        return _json({"model": model, "embeddings": vectors, **times, **good.counts("prompt_eval_count")})
+    rows: list[Any] = list(vectors)
+    if body.get("encoding_format") == "base64":
+        rows = [base64.b64encode(struct.pack(f"<{len(one)}f", *one)).decode() for one in vectors]
+    data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
+    usage = {"usage": {**good.counts("prompt_tokens"), "total_tokens": good.usage[0]}} if good.usage else {}
+    return _json({"object": "list", "model": model, "data": data, **usage})

@@ -13,10 +13,10 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from testronaut_llm import LLMConfig, LLMManager
@@ -38,30 +38,25 @@ class Post:
 
     async def send(self, request: Request, exchange: Exchange) -> AsyncIterator[Reply]:
         exchange.requests += 1
-        answer = await asyncio.to_thread(self._post, f"{request.target.api_base}/chat/completions")
-        usage = Usage(
-            prompt_tokens=answer["usage"]["prompt_tokens"], completion_tokens=answer["usage"]["completion_tokens"]
-        )
-        yield Reply(text=answer["choices"][0]["message"]["content"], finish_reason="stop", usage=usage)
+        answer = await asyncio.to_thread(_post, f"{request.target.api_base}/chat/completions")
+        counts = {name: answer["usage"][name] for name in ("prompt_tokens", "completion_tokens")}
+        yield Reply(text=answer["choices"][0]["message"]["content"], finish_reason="stop", usage=Usage(**counts))
 
-    def _post(self, url: str) -> Any:
-        body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
-        with urllib.request.urlopen(urllib.request.Request(url, body)) as response:
-            return json.load(response)
+
+def _post(url: str) -> Any:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, body)) as response:
+        return json.load(response)
 
 
 def main(url: str, processes: int, threads: int, kills: int) -> None:
     model = {"model": "openai/m", "api_base": f"{url}/v1", "price": {"input": 0, "output": 1}, "context_window": 8192}
-    llm = LLMManager(
-        config=LLMConfig.model_validate(
-            {
-                "version": 1,
-                "models": {"m": model},
-                "tasks": {"t": {"models": ["m"], "max_tokens": 100, "retries": 0, "cache": "off"}},
-                "budget": {"scope": "storm", "total": f"{ROOM * 100 / 1e6:f}"},
-            }
-        )
-    )
+    settings = {
+        "models": {"m": model},
+        "tasks": {"t": {"models": ["m"], "max_tokens": 100, "retries": 0, "cache": "off"}},
+        "budget": {"scope": "storm", "total": f"{ROOM * 100 / 1e6:f}"},
+    }
+    llm = LLMManager(config=LLMConfig.model_validate(settings))
     llm._caller.services.gateway = Post()
     with contextlib.suppress(BudgetExceededError):  # loads what every call needs
         llm.complete("t", "hi", max_cost="0.000001")
@@ -80,28 +75,24 @@ def _forked(llm: LLMManager, threads: int) -> int:
         return child
     code = 70
     try:
-        ended: list[bool] = []
-        workers = [threading.Thread(target=_spend, args=(llm, ended)) for _ in range(threads)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+        with ThreadPoolExecutor(threads) as pool:
+            ended = list(pool.map(_spend, [llm] * threads))
         llm.close()
-        code = 0 if len(ended) == threads else 71
+        code = 0 if all(ended) else 71
     finally:
         os._exit(code)
 
 
-def _spend(llm: LLMManager, ended: list[bool]) -> None:
-    while True:
-        try:
+def _spend(llm: LLMManager) -> bool:
+    """True once the budget is spent."""
+    try:
+        while True:
             llm.complete("t", "hi")
-        except BudgetExceededError:
-            ended.append(True)
-            return
-        except AllModelsFailedError as error:
-            sys.stderr.write(f"{error}\n")
-            return
+    except BudgetExceededError:
+        return True
+    except AllModelsFailedError as error:
+        sys.stderr.write(f"{error}\n")
+        return False
 
 
 if __name__ == "__main__":

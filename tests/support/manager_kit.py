@@ -15,12 +15,12 @@ from functools import cache
 from typing import Any
 
 import pytest
-from fault_server import Exchange, FaultServer, Received, Reply
-from faults import good
+from fault_server import Endpoint, FaultServer, Received, Reply
+from faults import good, raw
 from gateway_kit import KEY, MODELS, VERSIONS
 
 from testronaut_llm import Answer, LLMManager
-from testronaut_llm.cli import main as command_line
+from testronaut_llm.cli import main
 from testronaut_llm.config.model_config import LLMConfig, TaskConfig
 from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.money.prices import PriceTable
@@ -34,53 +34,36 @@ Run = Callable[..., tuple[int, str, str]]
 MODES = ("complete", "acomplete", "stream", "astream")
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY")
 PRICE = {"input": "1", "output": "2", "cache_read": "0.1", "cache_write": "1.25"}
+_LISTED = {"name": "qwen3:8b", "model": "qwen3:8b", "digest": "a" * 64, "size": 1, "details": {"context_length": 8192}}
 
 
-class Api:
+class Api(Endpoint):
     """One endpoint of the fault server. Its plan is for requests to models; it always lists the models of an Ollama."""
 
-    def __init__(self, server: FaultServer, name: str) -> None:
-        self._endpoint = server.plan(name, self._reply)
-        self.url = self._endpoint.url
-        self._replies: tuple[Reply, ...] = ()
-        self.asked: list[Received] = []
-
-    def plan(self, *replies: Reply) -> Api:
-        """Answer with these, one a request; the last one repeats. Drops the recorded requests."""
-        self._replies = replies
-        self.asked.clear()
-        return self
+    @property
+    def asked(self) -> list[Received]:
+        """The requests to models."""
+        return self.requests
 
     @property
     def bodies(self) -> list[Any]:
         """The JSON bodies of the requests to models."""
         return [one.body for one in self.asked]
 
-    def _reply(self, exchange: Exchange) -> None:
-        if exchange.request.path.endswith("/api/ps"):
-            exchange.respond(200, "application/json", b'{"models": []}')
-            return
-        if exchange.request.method == "GET":
-            row: dict[str, Any] = {"name": "qwen3:8b", "model": "qwen3:8b", "digest": "a" * 64, "size": 1}
-            row["details"] = {"context_length": 8192}
-            exchange.respond(200, "application/json", json.dumps({"models": [row]}).encode())
-            return
-        self.asked.append(exchange.request)
-        self._replies[min(len(self.asked), len(self._replies)) - 1](exchange)
+    def reply_to(self, request: Received) -> Reply:
+        """Returns the planned reply, or a list of models."""
+        if request.path.endswith("/api/ps"):
+            return raw(200, b'{"models": []}')
+        if request.method == "GET":
+            return raw(200, json.dumps({"models": [_LISTED]}).encode())
+        return super().reply_to(request)
 
 
 @contextmanager
 def apis() -> Iterator[Callable[..., Api]]:
     """Yields a function that makes endpoints by name, with their plans: `api("a", good())`."""
-    made: dict[str, Api] = {}
-    with FaultServer() as server:
-
-        def api(name: str, *replies: Reply) -> Api:
-            if name not in made:
-                made[name] = Api(server, name)
-            return made[name].plan(*replies)
-
-        yield api
+    with FaultServer(Api) as server:
+        yield server.plan
 
 
 @pytest.fixture(scope="module")
@@ -124,19 +107,33 @@ def program(*arguments: object, timeout: float = 110, **options: Any) -> subproc
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **options)
 
 
+def _command_line(patch: pytest.MonkeyPatch) -> Callable[..., int]:
+    def running(*arguments: str, stdin: str | None = None) -> int:
+        patch.setattr(sys, "argv", ["testronaut-llm", *arguments])
+        if stdin is not None:
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    return running
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs a command line in this process; returns its exit code."""
+    return _command_line(monkeypatch)
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command line; returns its exit code, stdout and stderr."""
+    command = _command_line(monkeypatch)
 
     def running(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["testronaut-llm", *arguments])
-        if stdin is not None:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        with pytest.raises(SystemExit) as ended:
-            command_line()
-        out, err = capsys.readouterr()
+        code, (out, err) = command(*arguments, stdin=stdin), capsys.readouterr()
         assert "Traceback" not in err
-        return int(ended.value.code or 0), out, err
+        return code, out, err
 
     return running
 

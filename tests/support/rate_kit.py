@@ -51,19 +51,19 @@ class Job:
     patience: float
     granted: float = math.nan
     left: float = math.nan
-    ticket: Ticket | None = field(default=None, repr=False)
+    ticket: Ticket = field(init=False, repr=False)
 
 
 class _Run:
     """The events of a run, in their order."""
 
-    def __init__(self) -> None:
-        self.still = Still()
-        self.waiting: list[Job] = []
-        self._order = itertools.count()
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.still, self.waiting, self._order = Still(), list[Job](), itertools.count()
         self._events: list[tuple[float, int, str, Job]] = []
+        for job in jobs:
+            self._plan(job.at, "comes", job)
 
-    def plan(self, seconds: float, what: str, job: Job) -> None:
+    def _plan(self, seconds: float, what: str, job: Job) -> None:
         heapq.heappush(self._events, (self.still.now + seconds, next(self._order), what, job))
 
     def play(self) -> None:
@@ -72,38 +72,31 @@ class _Run:
             if what == "comes":
                 job.ticket = self.still.ticket(job.tokens, rules=job.rules)
                 self.waiting.append(job)
-                self.plan(job.patience, "ends", job)
+                self._plan(job.patience, "ends", job)
             elif what == "ends" and math.isnan(job.left):
                 self._end(job)
-            self._ask(job if what != "ends" else None)
+            if what != "ends" and job in self.waiting:
+                self._ask(job)
+            while woken := next((one for one in self.waiting if one.ticket.woken.is_set()), None):
+                self._ask(woken)  # a turn may wake others
 
     def _end(self, job: Job) -> None:
-        assert job.ticket is not None
-        sent = not math.isnan(job.granted)
-        job.left = self.still.now
+        sent, job.left = not math.isnan(job.granted), self.still.now
         job.ticket.leave(sent=sent, tokens=job.uses, headers={})
         if not sent:
             self.waiting.remove(job)
 
-    def _ask(self, due: Job | None) -> None:
-        """Asks for the turn of each job that is due or was woken; a turn may wake others."""
-        while job := next(
-            (one for one in self.waiting if one is due or (one.ticket and one.ticket.woken.is_set())), None
-        ):
-            assert job.ticket is not None
-            due = None
-            if job.ticket.turn():
-                job.granted = self.still.now
-                self.waiting.remove(job)
-                self.plan(job.lasts, "ends", job)
-            elif job.ticket.look_in < math.inf:
-                self.plan(job.ticket.look_in, "looks", job)
+    def _ask(self, job: Job) -> None:
+        if job.ticket.turn():
+            job.granted = self.still.now
+            self.waiting.remove(job)
+            self._plan(job.lasts, "ends", job)
+        elif job.ticket.look_in < math.inf:
+            self._plan(job.ticket.look_in, "looks", job)
 
 
 def run(jobs: Sequence[Job]) -> None:
     """Plays the jobs through one limiter; a waiting job asks for its turn when it is woken or due to look."""
-    one = _Run()
-    for job in jobs:
-        one.plan(job.at, "comes", job)
+    one = _Run(jobs)
     one.play()
     assert not one.waiting

@@ -5,16 +5,16 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "testronaut_llm"
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-@dataclass(frozen=True)
-class Import:
+class Import(NamedTuple):
     """One imported module, where it is imported, and whether importing the file imports it too."""
 
     name: str
@@ -22,37 +22,16 @@ class Import:
     at_top: bool
 
 
-@dataclass(frozen=True)
 class Module:
     """One file of the package; `name` is dotted and without the package's own name."""
 
-    path: Path
-
-    @cached_property
-    def name(self) -> str:
-        parts = self.path.relative_to(PACKAGE).with_suffix("").parts
-        return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-    @cached_property
-    def text(self) -> str:
-        return self.path.read_text("utf-8")
-
-    @cached_property
-    def tree(self) -> ast.Module:
-        return ast.parse(self.text)
-
-    @cached_property
-    def imports(self) -> tuple[Import, ...]:
-        return tuple(_imports(self.tree, at_top=True))
-
-    @cached_property
-    def functions(self) -> tuple[ast.FunctionDef | ast.AsyncFunctionDef, ...]:
-        return tuple(n for n in ast.walk(self.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
-
-    @cached_property
-    def public_functions(self) -> tuple[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef], ...]:
-        """Functions, and methods of classes, that others may call; constructors among them."""
-        return tuple(_public(self.tree, ""))
+    def __init__(self, path: Path) -> None:
+        self.name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+        self.text = path.read_text("utf-8")
+        self.tree = ast.parse(self.text)
+        self.imports = list(_imports(self.tree, at_top=True))
+        self.functions = [node for node in ast.walk(self.tree) if isinstance(node, Function)]
+        self.public_functions = list(_public(self.tree, ""))  # with constructors; the names are those of callers
 
 
 def pin(package: str) -> str:
@@ -79,7 +58,7 @@ def _imports(node: ast.AST, *, at_top: bool) -> Iterator[Import]:
             names = (f"{child.module}.{alias.name}" for alias in child.names)
             yield from (Import(_existing(name, child.module or ""), child.lineno, at_top) for name in names)
         else:
-            inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            inside = isinstance(child, Function | ast.Lambda)
             yield from _imports(child, at_top=at_top and not inside)
 
 
@@ -88,11 +67,9 @@ def _existing(name: str, parent: str) -> str:
     return name if path.is_dir() or path.with_suffix(".py").is_file() else parent
 
 
-def _public(node: ast.AST, owner: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+def _public(node: ast.AST, owner: str) -> Iterator[tuple[str, Function]]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
             yield from _public(child, f"{owner}{child.name}.")
-        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and not re.match(
-            r"_(?!_init|_call)", child.name
-        ):
+        elif isinstance(child, Function) and not re.match(r"_(?!_init|_call)", child.name):
             yield f"{owner}{child.name}", child

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import string
 import struct
 from array import array
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,27 +28,9 @@ ALIGNMENT = 32
 BIAS, BEGIN, PATIENCE = 0, 1, 2
 """The same at every position; 1 where the answer begins; how near that is, which wanes until the answer must end."""
 
-WORDS = (
-    "about above after again all also always and any answer are argument as at back be because been before begin best "
-    "better between big both branch bring build but by call can case change check child choose clean clear close code "
-    "color column come command commit common compare complete copy could count create current data date day default "
-    "delete describe detail did different directory do does done down each early easy edit either empty end enough "
-    "entry error even ever every example exit fail false far fast feature few field file filter find first fix flag "
-    "folder follow for form format found from full function get give go good great group grow had hand hard has have "
-    "head help here hidden high hold home how human if ignore in include index input inside install into is it item "
-    "join just keep key kind know language large last late latest learn leave left length less let level like limit "
-    "line link list little local long look loop made main make many mark match may mean member merge message method "
-    "middle might missing mode model more most move much must name near need never new next no none normal not note "
-    "now number object of off often old on once one only open option or order other our out output over own package "
-    "page part path people perhaps place plain plan play point print process project public pull push put question "
-    "quick quiet quite range read ready real record remote remove repeat replace report result return right rule run "
-    "same save say search second see select send server set share short should show side simple since single size "
-    "skip small so some sort source space special stage start state status step still stop string such switch system "
-    "table take target task tell test text than that the their them then there these they thing think this those "
-    "through time to together too tool top track tree true try turn two type under unit until up update upon usage "
-    "use user usual valid value verbose version very view wait want was watch way we well were what when where which "
-    "while who why will with word work world would write year yes yet you your zero"
-)
+# The most frequent words of some help texts, which never change.
+_TEXTS = (Path(__file__).parent / "data" / "help_and_logs.json").read_text("utf-8")
+WORDS = [word for word, _ in Counter(re.findall(r"\b[a-z]{2,7}\b", _TEXTS)).most_common(373)]
 
 SPECIAL = ("<|unk|>", "<|im_start|>", "<|im_end|>", "<|answer|>")
 END, ANSWER = SPECIAL.index("<|im_end|>"), SPECIAL.index("<|answer|>")
@@ -72,15 +56,10 @@ MATRICES = {  # of each layer: columns, rows, reach of the random numbers, and w
 }  # fmt: skip
 
 ROW = {
-    "source": "made://tiny-random",
-    "sha256": "c4472c4b458b3eb56b1133e26b0a4103d7482b77b3e6e6af22913c64e654ef31",
-    "size": 340352,
-    "license": "MIT",
-    "context": 8192,
-    "memory": 40000000,
-    "quality": 1,
+    "source": "made://tiny-random", "sha256": "7954098327b5c82ff4af6cd06b394a2de44b35111b620449e40d6b570bc61d4c",
+    "size": 340352, "license": "MIT", "context": CONTEXT, "memory": 40000000, "quality": 1,
     "about": "random weights, made on the spot without a network: words without sense, to see that it runs",
-}
+}  # fmt: skip
 
 Tensor = tuple[tuple[int, int], "array[float]"]
 
@@ -89,30 +68,16 @@ def make_tiny_model(path: Path, *, seed: int = 8) -> Path:
     """Write the tiny model's GGUF file to `path` and return it; the same seed gives the same bytes everywhere."""
     vocabulary = _vocabulary()
     metadata = {
-        "general.architecture": "llama",
-        "general.name": "tiny-random",
-        "general.license": "mit",
-        "general.alignment": ALIGNMENT,
-        "llama.block_count": LAYERS,
-        "llama.context_length": CONTEXT,
-        "llama.embedding_length": WIDTH,
-        "llama.feed_forward_length": FEED,
-        "llama.attention.head_count": HEADS,
-        "llama.attention.head_count_kv": HEADS,
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
-        "llama.rope.dimension_count": HEAD,
-        "llama.rope.freq_base": ROPE_BASE,
-        "llama.vocab_size": len(vocabulary),
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "llama-bpe",
-        "tokenizer.ggml.tokens": vocabulary,
+        "general.architecture": "llama", "general.name": "tiny-random", "general.license": "mit",
+        "general.alignment": ALIGNMENT, "llama.block_count": LAYERS, "llama.context_length": CONTEXT,
+        "llama.embedding_length": WIDTH, "llama.feed_forward_length": FEED, "llama.attention.head_count": HEADS,
+        "llama.attention.head_count_kv": HEADS, "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.rope.dimension_count": HEAD, "llama.rope.freq_base": ROPE_BASE, "llama.vocab_size": len(vocabulary),
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.tokens": vocabulary,
         "tokenizer.ggml.token_type": [3 if token in SPECIAL else 1 for token in vocabulary],
-        "tokenizer.ggml.merges": ["t h"],
-        "tokenizer.ggml.eos_token_id": END,
-        "tokenizer.ggml.padding_token_id": END,
-        "tokenizer.ggml.add_bos_token": False,
-        "tokenizer.chat_template": TEMPLATE,
-    }
+        "tokenizer.ggml.merges": ["t h"], "tokenizer.ggml.eos_token_id": END, "tokenizer.ggml.padding_token_id": END,
+        "tokenizer.ggml.add_bos_token": False, "tokenizer.chat_template": TEMPLATE,
+    }  # fmt: skip
     path.write_bytes(_gguf(metadata, _tensors(vocabulary, random.Random(seed))))
     return path
 
@@ -132,7 +97,7 @@ def _vocabulary() -> list[str]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     characters = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
-    return [*SPECIAL, *characters, "th", *("\u0120" + word for word in WORDS.split())]
+    return [*SPECIAL, *characters, "th", *("\u0120" + word for word in WORDS)]
 
 
 def _lean(token: str) -> float:

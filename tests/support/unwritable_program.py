@@ -12,6 +12,7 @@ import io
 import json
 import os
 import resource
+import shlex
 import signal
 import sys
 import tempfile
@@ -34,29 +35,17 @@ _PR_CAPBSET_DROP = 24
 _OVERRIDES = (1, 2, 3)
 """Linux capabilities that let root pass over a file's mode: DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER."""
 
-COMMANDS = (
-    ("run", "t", "Say hello."),
-    ("run", "t", "Say hello.", "--stream", "--no-cache"),
-    ("route", "t", "Say hello."),
-    ("check",),
-    ("compare", "Say hello.", "--models", "m", "--task", "t"),
-    ("spend",),
-    ("spend", "--html", "spend.html"),
-    ("spend", "prune", "--older-than", "1d"),
-    ("cache", "stats"),
-    ("cache", "clear", "--yes"),
-    ("cache", "export", "answers.jsonl"),
-    ("config", "show"),
-    ("config", "set", "tasks.t.max_tokens", "7"),
-    ("init", "--force"),
-    ("trust",),
-    ("models", "list"),
-    ("models", "pull", "embedded/tiny-random"),
-    ("models", "remove", "--older-than", "30d", "--yes"),
-    ("prices", "show", "m"),
-    ("prices", "update", "table.json"),
-    ("export", "litellm-proxy", "--out", "proxy.yaml"),
-)
+COMMANDS = [
+    shlex.split(line)
+    for line in (
+        *("run t 'Say hello.'", "run t 'Say hello.' --stream --no-cache", "route t 'Say hello.'", "check"),
+        *("compare 'Say hello.' --models m --task t", "spend", "spend --html spend.html"),
+        *("spend prune --older-than 1d", "cache stats", "cache clear --yes", "cache export answers.jsonl"),
+        *("config show", "config set tasks.t.max_tokens 7", "init --force", "trust", "models list"),
+        *("models pull embedded/tiny-random", "models remove --older-than 30d --yes", "prices show m"),
+        *("prices update table.json", "export litellm-proxy --out proxy.yaml"),
+    )
+]
 
 
 def obey_modes() -> None:
@@ -75,7 +64,7 @@ def attempt(work: Callable[[], object]) -> tuple[int, str]:
         return -1, traceback.format_exc()
 
 
-def command(arguments: tuple[str, ...]) -> tuple[int, str]:
+def command(arguments: list[str]) -> tuple[int, str]:
     said = io.StringIO()
     sys.argv = ["testronaut-llm", *arguments]
     with redirect_stdout(said), redirect_stderr(said):
@@ -139,7 +128,7 @@ def on_a_full_disk(folder: Path) -> Found:
     before = file.read_text()
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(folder.name), resource.RLIM_INFINITY))
     found = calls(file, folder / "home")
-    found["report"] = command(("spend", "--config", str(file)))
+    found["report"] = command(["spend", "--config", str(file)])
     found["pull"] = attempt(lambda: fetch("tiny-random", store=ModelStore()))
     found["set"] = attempt(lambda: set_value(str(file), "tasks.t.max_tokens", "7"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

@@ -8,18 +8,17 @@ or `api-key`. Any other call gets status 599, which no server behind it sends.
 from __future__ import annotations
 
 import re
-import threading
-from http.client import HTTPConnection, HTTPMessage, HTTPResponse  # now: while a cassette is open it is vcrpy's
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from urllib.parse import parse_qs, urlsplit
+from http.client import HTTPConnection  # now: while a cassette is open it is vcrpy's
+from urllib.parse import urlsplit
+
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 _CLASSIC = re.compile(r"/openai/deployments/[^/]+(/.+)")
 _V1 = re.compile(r"/openai/v1(/.+)")
-_ANSWER_HEADERS = ("content-type",)
 
 
-class WireProxy:
+class WireProxy(HTTPServer):
     """Runs while its block does; `.url` is what to put into `api_base`.
 
     Args:
@@ -27,70 +26,27 @@ class WireProxy:
     """
 
     def __init__(self, api_base: str) -> None:
+        super().__init__(threaded=True)
         self.upstream = urlsplit(api_base)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.expect_request(re.compile("")).respond_with_handler(self._pass_on)
 
-    def __enter__(self) -> WireProxy:
-        self._thread.start()
-        return self
+    @property
+    def url(self) -> str:
+        """The address of the proxy."""
+        return self.url_for("").rstrip("/")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-def translate(path: str, headers: HTTPMessage) -> tuple[str, str] | None:
-    """The call and the key of a request in Azure's form, or None for another form."""
-    url = urlsplit(path)
-    bearer = headers.get("Authorization", "").removeprefix("Bearer ")
-    if found := _CLASSIC.fullmatch(url.path):
-        dated = "api-version" in parse_qs(url.query)
-        return (found[1], headers["api-key"]) if dated and headers["api-key"] else None
-    if found := _V1.fullmatch(url.path):
-        key = headers["api-key"] or bearer
-        return (found[1], key) if key else None
-    return None
-
-
-def _handler(proxy: WireProxy) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            call = translate(self.path, self.headers)
-            if call is None:
-                self._refuse()
-                return
-            path, key = call
-            upstream = HTTPConnection(proxy.upstream.hostname or "", proxy.upstream.port, timeout=60)
-            with_key = {"Authorization": f"Bearer {key}", "Content-Type": self.headers["content-type"]}
-            upstream.request("POST", proxy.upstream.path + path, body, with_key)
-            with upstream.getresponse() as answer:
-                self._pass_on(answer)
-            upstream.close()
-
-        def _pass_on(self, answer: HTTPResponse) -> None:
-            self.send_response(answer.status)
-            for name in _ANSWER_HEADERS:
-                self.send_header(name, answer.headers[name])
-            self.send_header("transfer-encoding", "chunked")
-            self.end_headers()
-            while piece := answer.read1(65536):
-                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-            self.wfile.write(b"0\r\n\r\n")
-
-        def _refuse(self) -> None:
-            self.send_response(599, "not in an Azure form, or without its key")
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    return Handler
+    def _pass_on(self, request: Request) -> Response:
+        key = request.headers.get("api-key", "")
+        if found := _CLASSIC.fullmatch(request.path):
+            key = key if "api-version" in request.args else ""
+        elif found := _V1.fullmatch(request.path):
+            key = key or request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if not (found and key):
+            return Response("not in an Azure form, or without its key", 599)
+        upstream = HTTPConnection(self.upstream.hostname or "", self.upstream.port, timeout=60)
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": request.headers["Content-Type"]}
+        upstream.request("POST", self.upstream.path + found[1], request.get_data(), headers)
+        with upstream.getresponse() as answer:
+            passed = Response(answer.read(), answer.status, {"Content-Type": answer.headers["content-type"]})
+        upstream.close()
+        return passed

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,12 +22,9 @@ from wire_proxy import WireProxy
 from testronaut_llm.local.local_provider import EmbeddedRunner
 from testronaut_llm.local.model_store import ModelStore
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "cassettes" / "wires"
-
+FOLDER = Path(__file__).parents[2] / "cassettes" / "wires"
+SMOLLM = "smollm2-135m"
 MODES = ("text", "stream", "schema", "embeddings", "truncated", "too_long", "wrong_key", "missing_model")
-_ANY_MODEL = "llama.cpp answers any model name with its one model"
-_PAID = "a prompt that fills a paid model's window is not worth its price; the fault server has the body"
 
 
 @dataclass(frozen=True)
@@ -48,77 +46,47 @@ class Wire:
         """True for the llama.cpp server of this package."""
         return self.name.startswith("llama.cpp")
 
-    def case(self, mode: str) -> Any:
-        """This wire in this mode, as a test case with its cassette."""
-        return pytest.param(self, id=self.name, marks=pytest.mark.llm_cassette(f"wires/{self.name}/{mode}"))
 
-
-_NO_EMBEDDINGS = "the Anthropic wire has no embeddings"
+_NAMED = {"missing_model": "llama.cpp answers any model name with its one model"}
+_PAID = {"too_long": "a prompt that fills a paid model's window is not worth its price; the fault server has the body"}
+_NO_EMBEDDINGS = {"embeddings": "the Anthropic wire has no embeddings"}
+_NO_SCHEMA = {"schema": "llama.cpp's Anthropic wire takes no schema"}
+_OLLAMA = {
+    "wrong_key": "Ollama checks no key",
+    "too_long": "our check of the window stops it before it is sent",
+    "missing_model": "our check of what is pulled stops it before it is sent",
+}
 _LLAMA = "llama.cpp behind a proxy that gives it Azure's"
 WIRES = (
-    Wire("llama.cpp-openai", "openai", "llama.cpp, its OpenAI wire", path="/v1", gaps={"missing_model": _ANY_MODEL}),
+    Wire("llama.cpp-openai", "openai", "llama.cpp, its OpenAI wire", "/v1", gaps=_NAMED),
     Wire(
-        *("llama.cpp-anthropic", "anthropic", "llama.cpp, its Anthropic wire"),
-        gaps={
-            "schema": "llama.cpp's Anthropic wire takes no schema",
-            "embeddings": _NO_EMBEDDINGS,
-            "missing_model": _ANY_MODEL,
-        },
+        "llama.cpp-anthropic", "anthropic", "llama.cpp, its Anthropic wire", gaps=_NAMED | _NO_EMBEDDINGS | _NO_SCHEMA
     ),
-    Wire(
-        *("llama.cpp-azure-classic", "azure", f"{_LLAMA} classic URLs"),
-        api_version="2024-10-21",
-        gaps={"missing_model": _ANY_MODEL},
-    ),
-    Wire(*("llama.cpp-azure-v1", "azure", f"{_LLAMA} v1 URLs"), api_version="v1", gaps={"missing_model": _ANY_MODEL}),
-    Wire(
-        *("ollama", "ollama", "Ollama"),
-        gaps={
-            "wrong_key": "Ollama checks no key",
-            "too_long": "our check of the window stops it before it is sent",
-            "missing_model": "our check of what is pulled stops it before it is sent",
-        },
-    ),
-    Wire("openai", "openai", "OpenAI", path="/v1", gaps={"too_long": _PAID}),
-    Wire("anthropic", "anthropic", "Anthropic", gaps={"embeddings": _NO_EMBEDDINGS, "too_long": _PAID}),
-    Wire("azure", "azure", "Azure OpenAI", gaps={"too_long": _PAID}),
+    Wire("llama.cpp-azure-classic", "azure", f"{_LLAMA} classic URLs", api_version="2024-10-21", gaps=_NAMED),
+    Wire("llama.cpp-azure-v1", "azure", f"{_LLAMA} v1 URLs", api_version="v1", gaps=_NAMED),
+    Wire("ollama", "ollama", "Ollama", gaps=_OLLAMA),
+    Wire("openai", "openai", "OpenAI", "/v1", gaps=_PAID),
+    Wire("anthropic", "anthropic", "Anthropic", gaps=_NO_EMBEDDINGS | _PAID),
+    Wire("azure", "azure", "Azure OpenAI", gaps=_PAID),
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recording:
-    """The servers to record from, which `record.py` passes in the environment."""
-
-    wires: tuple[str, ...]
-    url: str
-    key: str
-    model: str
-    embedding_model: str
-    api_version: str
-    server: str
-
-    @classmethod
-    def wanted(cls) -> Recording:
-        """The settings of this run; empty in a replay."""
-        names = ("url", "key", "model", "embedding_model", "api_version", "server")
-        values = {name: os.environ.get(f"RECORD_{name.upper()}", "") for name in names}
-        return cls(wires=tuple(os.environ.get("RECORD_WIRES", "").split()), **values)
+def _settings() -> SimpleNamespace:
+    """The servers to record from, which `record.py` passes in the environment; empty in a replay."""
+    names = ("wires", "url", "key", "model", "embedding_model", "api_version", "server")
+    return SimpleNamespace(**{name: os.environ.get(f"RECORD_{name.upper()}", "") for name in names})
 
 
 def cases(mode: str) -> list[Any]:
     """The wires to test in this mode: those with a recording, or those that are to be recorded now."""
-    wanted = Recording.wanted()
-    if wanted.wires:
-        return [wire.case(mode) for wire in WIRES if wire.name in wanted.wires and _recordable(wire, mode, wanted)]
-    return [wire.case(mode) for wire in WIRES if (FOLDER / wire.name / f"{mode}.yaml").exists()]
-
-
-def _recordable(wire: Wire, mode: str, wanted: Recording) -> bool:
-    nothing_to_embed_with = mode == "embeddings" and not wire.embedded and not wanted.embedding_model
-    return mode not in wire.gaps and not nothing_to_embed_with
-
-
-SMOLLM = "smollm2-135m"
+    wanted, found = _settings(), []
+    for wire in WIRES:
+        cassette, named = f"{wire.name}/{mode}", wanted.wires.split()
+        can_embed = mode != "embeddings" or wire.embedded or wanted.embedding_model
+        to_record = wire.name in named and mode not in wire.gaps and can_embed
+        if to_record or (not named and (FOLDER / f"{cassette}.yaml").exists()):
+            found.append(pytest.param(wire, id=wire.name, marks=pytest.mark.llm_cassette(f"wires/{cassette}")))
+    return found
 
 
 class Servers:
@@ -128,7 +96,7 @@ class Servers:
         self._stack, self.recording = stack, recording
         self._runner: EmbeddedRunner | None = None
         self._proxies: dict[str, WireProxy] = {}
-        self.settings = Recording.wanted()
+        self.settings = _settings()
 
     def reach(self, wire: Wire, *, embeddings: bool = False) -> tuple[str, str]:
         """Returns `api_base` and key."""
