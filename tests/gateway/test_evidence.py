@@ -22,7 +22,7 @@ FINISH = {
     "openai": (json.dumps({"choices": [{"finish_reason": "stop"}]}), "stop"),
     "openai stream": (_sse({"choices": [{}]}, {"choices": [{"finish_reason": "length"}]}, {"choices": []}), "length"),
     "openai null": (json.dumps({"choices": [{"finish_reason": None}]}), None),
-    "fields of the wrong kind": (_sse({"choices": {"finish_reason": "stop"}}, {"choices": ["x"]}, {"delta": "x"}), None),
+    "of the wrong kind": (_sse({"choices": {"finish_reason": "stop"}}, {"choices": ["x"]}, {"delta": "x"}), None),
     "anthropic": (json.dumps({"stop_reason": "end_turn"}), "end_turn"),
     "anthropic stream": (_sse({"delta": {"text": "x"}}, {"delta": {"stop_reason": "max_tokens"}}), "max_tokens"),
     "ollama": (json.dumps({"done": True, "done_reason": "load"}), "load"),
