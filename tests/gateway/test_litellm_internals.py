@@ -28,21 +28,6 @@ from testronaut_llm.gateway.model_request import Request, arguments
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
 
-async def _sent(asked: Any) -> tuple[Exchange, Any]:
-    gateway, exchange = Gateway(lambda text: text), Exchange()
-    *_, reply = [part async for part in gateway.send(asked, exchange)]
-    await gateway.aclose()
-    return exchange, reply
-
-
-@pytest.mark.parametrize("wire", ["anthropic", "ollama"])
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_handler_takes_our_http_client(api: Make, wire: str, stream: bool) -> None:
-    """LiteLLM's handler class sends with the httpx client in `AsyncHTTPHandler.client`."""
-    exchange, reply = await _sent(request(target(wire, api("a", faults.good("fine")).url), stream=stream))
-    assert (exchange.requests, exchange.status, reply.text) == (1, 200, "fine")
-
-
 async def _embedded(api: Api, client: Any, wire: str = "openai", **changed: Any) -> int:
     """Returns the number of requests of one embedding of LiteLLM's."""
     asked = Request(target=target(wire, api.url), texts=("one",), timeout=5.0)
@@ -93,34 +78,29 @@ async def test_an_azure_client_is_kept_by_litellm(api: Make) -> None:
 @pytest.mark.parametrize("wire", ["openai", "azure", "azure v1", "ollama"])
 async def test_an_embedding_is_sent_once_and_by_our_client(api: Make, wire: str) -> None:
     """Each wire sends one request, with our client."""
-    a = api("a", faults.error("server_error"))
-    exchange, reply = await _sent(Request(target=target(wire, a.url), texts=("one",), timeout=5.0))
+    a, gateway, exchange = api("a", faults.error("server_error")), Gateway(str), Exchange()
+    asked = Request(target=target(wire, a.url), texts=("one",), timeout=5.0)
+    *_, reply = [part async for part in gateway.send(asked, exchange)]
+    await gateway.aclose()
     assert reply.error is not None
     assert len(a.asked) == exchange.requests == 1
 
 
-@pytest.mark.parametrize("mode", ["complete", "stream"])
-async def test_litellm_asks_no_server_about_a_model(api: Make, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+ANSWER = {"message": {"role": "assistant", "content": "fine"}, "done": True, "done_reason": "stop", "eval_count": 1}
+
+
+async def test_litellm_asks_no_server_about_a_model(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a row in `litellm.model_cost`, LiteLLM sends no `/api/show`, also for a model that an answer names."""
     show = api("show", faults.good())
     monkeypatch.setenv("OLLAMA_API_BASE", show.url)
     monkeypatch.delitem(load_litellm().model_cost, "ollama_chat/qwen3:8b", raising=False)
-    named = faults.raw(200, json.dumps({**ANSWER, "model": f"other:{mode}"}).encode() + b"\n")
-    a = api("a", named)
+    a = api("a", *(faults.raw(200, json.dumps({**ANSWER, "model": f"other:{n}"}).encode() + b"\n") for n in range(2)))
     with manager({"m": model("ollama", a)}) as llm:
-        assert (await ask(llm, mode)).text == "fine"
+        for mode in ("complete", "stream"):
+            assert (await ask(llm, mode)).text == "fine"
     await asyncio.sleep(0.2)  # a thread of LiteLLM's would ask afterwards
-    assert [one.path.rsplit("/", 2)[-2:] for one in a.asked] == [["api", "chat"]]
+    assert [one.path.rsplit("/", 2)[-2:] for one in a.asked] == [["api", "chat"]] * 2
     assert show.asked == []
-
-
-ANSWER = {
-    "message": {"role": "assistant", "content": "fine"},
-    "done": True,
-    "done_reason": "stop",
-    "prompt_eval_count": 5,
-    "eval_count": 1,
-}
 
 
 def test_nothing_else_reaches_inside() -> None:
@@ -152,12 +132,14 @@ async def test_odd_types_print_nothing(api: Make, capfd: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("mode", ["complete", "astream"])
-@pytest.mark.parametrize("wire", ["openai", "azure", "anthropic", "ollama"])
-async def test_a_warning_never_turns_an_answer_into_a_failure(api: Make, mode: str, wire: str) -> None:
-    """With `-W error` in the host, warnings inside a call are silent."""
-    with manager({"m": model(wire, api("a", faults.good("fine")))}) as llm, warnings.catch_warnings():
+async def test_a_warning_never_turns_an_answer_into_a_failure(api: Make, mode: str) -> None:
+    """With `-W error` in the host, warnings inside a call are silent, on each wire."""
+    a = api("a", faults.good("fine"))
+    wires = {wire: model(wire, a) for wire in ("openai", "azure", "anthropic", "ollama")}
+    with manager(wires) as llm, warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert (await ask(llm, mode)).text == "fine"
+        for wire in wires:
+            assert (await ask(llm, mode, model=wire)).text == "fine"
 
 
 def test_the_hosts_own_warnings_are_shown() -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import faults
 import pytest
-from manager_kit import Api, manager, model
+from manager_kit import Make, manager, model
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 SYSTEM = "You read manuals."
@@ -24,7 +23,7 @@ MARKED = [{"type": "text", "text": SYSTEM, "cache_control": {"type": "ephemeral"
         ("ollama", {"prompt_cache": True, "system": SYSTEM}, SYSTEM),
     ],
 )
-def test_the_system_text_is_marked(api: Callable[..., Api], wire: str, task: dict[str, Any], sent: Any) -> None:
+def test_the_system_text_is_marked(api: Make, wire: str, task: dict[str, Any], sent: Any) -> None:
     """The last stable part has one mark if the wire needs it; a question has none."""
     a = api("a", faults.good())
     with manager({"a": model(wire, a)}, **task) as llm:
