@@ -53,7 +53,6 @@ def test_a_body_that_says_nothing_leaves_the_status(status: int) -> None:
 JUDGED: list[tuple[int | None, Any, type[errors.LLMError]]] = [
     # A word in the text never overrules a status that says what happened (P19).
     (400, {"message": "timeout must be a number"}, errors.InvalidRequestError),
-    (401, {"message": "rate limit of the connection: timeout"}, errors.AuthenticationError),
     (429, {"message": "maximum context length exceeded for this minute"}, errors.RateLimitError),
     (500, {"code": 400, "message": "x"}, errors.ServerError),
     # The body's own code is more exact than the status, at any place in the body.
@@ -63,7 +62,6 @@ JUDGED: list[tuple[int | None, Any, type[errors.LLMError]]] = [
     (400, {"code": 7, "innererror": {"code": "ResponsibleAIPolicyViolation"}}, errors.ContentFilteredError),
     # In the middle of a stream only the body can say what happened (P33), and so inside a 200.
     (None, {"type": "rate_limit_error"}, errors.RateLimitError),
-    (200, {"code": "rate_limit_exceeded"}, errors.RateLimitError),
     (None, {"type": "invalid_request_error"}, errors.InvalidRequestError),
     (None, {"type": "timeout_error"}, errors.LLMTimeoutError),
     (None, {"type": "not_found_error"}, errors.ModelNotFoundError),
@@ -75,10 +73,8 @@ JUDGED: list[tuple[int | None, Any, type[errors.LLMError]]] = [
     # Words count under their own statuses only.
     (401, {"message": "Content Exists Risk"}, errors.AuthenticationError),
     (500, {"message": "User location is not supported for the API use."}, errors.ServerError),
-    # Gemini and Azure: a minute's quota and none left sound the same.
+    # Gemini: a minute's quota and none left sound the same.
     (400, {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}, errors.AuthenticationError),
-    (404, {"code": "404", "message": "Resource not found"}, errors.ModelNotFoundError),
-    (429, {"code": 429, "message": "Resource exhausted", "status": "RESOURCE_EXHAUSTED"}, errors.RateLimitError),
     (429, {"code": 429, "message": "You exceeded your current quota, please check your plan and billing details.",
            "status": "RESOURCE_EXHAUSTED"}, errors.RateLimitError),
 ]  # fmt: skip
@@ -92,13 +88,10 @@ def test_codes_then_words_then_the_status(status: int | None, error: Any, expect
 
 NUMBERED = [
     {"error": {"message": "x", "code": "N"}},
-    {"error": {"message": "x", "metadata": {"provider_error_code": "N"}}},
     {"error": {"message": "Provider returned error", "metadata": {"raw": {"error": {"code": "N"}}}}},
     {"error": {"message": "x"}, "code": "N"},
-    {"error": "x", "status": "N"},
     {"error": True, "message": "x", "statusCode": "N"},
     {"error": "N", "message": "x"},
-    {"object": "error", "message": "x", "type": "BadRequestError", "param": None, "code": "N"},
     {"code": "N", "message": "x", "data": None},
     {"detail": "x", "status": "N"},
 ]
@@ -259,19 +252,10 @@ def test_known_codes_decide() -> None:
         assert _kind(status, {"error": {"message": "no words", **error}}).__name__ == expected, (server, error)
 
 
-def test_each_wording_has_an_example() -> None:
-    """Every pattern of the table matches a message that a server sent."""
+def test_each_wording_has_a_server_and_an_example() -> None:
+    """Every pattern of the table names a server, and matches a message that a server sent."""
     for group in error_rows()["words"]:
         said = [words for _, _, words, expected in SEEN["words"] if expected == group["error"]]
-        for pattern in group["seen_on"]:
+        for pattern, server in group["seen_on"].items():
+            assert server
             assert any(re.search(pattern, words, re.IGNORECASE) for words in said), pattern
-
-
-def test_each_row_names_its_error_and_its_server() -> None:
-    """Each row says where it was seen, and its error exists."""
-    for table in ("codes", "words", "vague_codes"):
-        for group in error_rows()[table]:
-            assert issubclass(getattr(errors, group["error"]), errors.LLMError)
-            assert all(group["seen_on"].values())
-    for name in error_rows()["statuses"].values():
-        assert issubclass(getattr(errors, name), errors.LLMError)

@@ -15,7 +15,7 @@ from gateway_kit import MODES, WIRES, Attempts, request, target
 from good_answers import Good, answer, sse
 from manager_kit import Make, ask, manager, model
 
-from testronaut_llm import Answer, errors
+from testronaut_llm import errors
 from testronaut_llm.gateway.model_request import Reply
 from testronaut_llm.gateway.provider_errors import in_openai_words
 from testronaut_llm.records import Message
@@ -177,14 +177,8 @@ def test_a_line_ends_at_cr_and_lf_alone(sent: Sent, wire: str, mode: str) -> Non
 
 REASONED = {
     "no opening tag": "hmm\n</think>\n\nHello",
-    "no line of its own": "hmm</think>Hello",
     "both tags": "<think>\nhmm\n</think>\n\nHello",
-    "twice": "<think>hm</think>\n<think>hmm</think>\nHello",
-    "Seed": "hmm</seed:think>Hello",
-    "Magistral": "[THINK]hmm[/THINK]Hello",
-    "Command": "<|START_THINKING|>hmm<|END_THINKING|>Hello",
     "Kimi": "◁think▷hmm◁/think▷Hello",
-    "EXAONE": "hmm\n</thought>\n\nHello",
     "gpt-oss": "<|channel|>analysis<|message|>hmm<|end|><|start|>assistant<|channel|>final<|message|>Hello",
 }
 
@@ -197,7 +191,7 @@ def test_the_reasoning_is_no_part_of_the_text(sent: Sent, wire: str, mode: str) 
         pieces, reply = sent(faults.good(raw, pieces=7), wire, mode)
         assert (reply.error, reply.text) == (None, "Hello"), case
         assert "hm" in reply.reasoning
-        opened = raw.startswith(("<", "[", "◁"))  # without an opening tag, reasoning is known at its end only
+        opened = raw.startswith(("<", "◁"))  # without an opening tag, reasoning is known at its end only
         assert pieces == ("" if mode == "whole" else "Hello" if opened else raw)
     _, reply = sent(faults.good("hmm\n</think>\n\n"), wire, mode)
     assert isinstance(reply.error, errors.BadResponseError)
@@ -227,9 +221,8 @@ def test_text_is_valid_unicode(sent: Sent, wire: str, mode: str) -> None:
     ("text", "finish", "kept"),
     [
         ("An answer.", "tired", False),
-        ("An answer.", "tool_calls", True),
         ("An answer.", "eos", True),
-        ("<think>hmm</think>An answer.", "stop", True),
+        ("<think>hmm</think>An answer.", "tool_calls", True),
     ],
 )
 async def test_only_whole_answers_are_cached(api: Make, mode: str, text: str, finish: str, kept: bool) -> None:
@@ -239,19 +232,6 @@ async def test_only_whole_answers_are_cached(api: Make, mode: str, text: str, fi
         first, second = await ask(llm, mode), await ask(llm, mode)
     assert first.text == second.text == "An answer."
     assert (second.cached, len(a.asked)) == (kept, 1 if kept else 2)
-
-
-@pytest.mark.usefixtures("provider_keys")
-@pytest.mark.parametrize("wire", ["openai", "ollama"])
-async def test_a_failed_finish_is_tried_again_or_elsewhere(api: Make, wire: str) -> None:
-    """A failed generation is asked for again; one out of context goes to a larger window."""
-    a = api("a", faults.good("Half", finish="error"), faults.good("Half", finish="model_context_window_exceeded"))
-    b = api("b", faults.good("An answer."))
-    small, large = model(wire, a), model("openai", b, context_window=64_000)
-    async with manager({"small": small, "large": large}, retries=1) as llm:
-        given: Answer[Any] = await ask(llm, "acomplete")
-    assert [type(one.error) for one in given.attempts] == [errors.ServerError, errors.ContextWindowError, type(None)]
-    assert (len(a.asked), len(b.asked)) == (2, 1)
 
 
 @pytest.mark.usefixtures("provider_keys")

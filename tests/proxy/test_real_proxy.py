@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from fault_server import refused
 from pydantic import BaseModel
 
 from testronaut_llm import LLMManager
@@ -56,7 +56,7 @@ def team(embedded_server: Endpoint, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("team")
     alone, proxy = folder / "llm.yaml", folder / "proxy.yaml"
     with pytest.MonkeyPatch.context() as patch:
-        url = f"http://127.0.0.1:{_free_port()}"
+        url = refused()
         patch.setenv("TINY_KEY", embedded_server.token)
         patch.setenv("LITELLM_PROXY_API_BASE", url)
         patch.setenv("LITELLM_PROXY_API_KEY", MASTER)
@@ -74,7 +74,7 @@ def _one_machine(api_base: str) -> str:
     return f"""version: 1
 models:
   tiny: {{model: openai/tiny, quality: 3, {reach}}}
-  down: {{model: openai/down, api_base: "http://127.0.0.1:{_free_port()}/v1", price: {{input: 1, output: 2}}}}
+  down: {{model: openai/down, api_base: "{refused()}/v1", price: {{input: 1, output: 2}}}}
   rare: {{model: openai/tiny, limits: {{rpm: 1}}, {reach}}}
 tasks:
   default: {{models: [tiny], max_tokens: 60, cache: "off"}}
@@ -93,12 +93,6 @@ def _behind(folder: Path, alone: Path, proxy: Path) -> Path:
     path = folder / "behind.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager
