@@ -62,6 +62,7 @@ BODIES: dict[str, tuple[int, dict[str, Any], bytes, str]] = {
     "too many vectors": (200, {"input": []}, b"x" * (MOST_BYTES + 1), "larger than 67,108,864"),
     "too many parts": (200, {}, b"{" * (MOST_PARTS + 1), "more than 250,000 lists and objects"),
     "NDJSON with many parts": (200, {"stream": True}, b'{"a": [{}, {}]}\n' * 100_000, ""),
+    "broken parts": (200, {"stream": True}, b'data: {"choices": [{"delta": {"content": [}}]}\n\n{"content": []}\n', ""),
     "stream with comments": (200, {"stream": True}, (b": here\n" * 1000 + EVENT) * 300, ""),
     "comments": (200, {"stream": True}, EVENT + b": here\n" * 160_000, "without an event"),
     "no data": (200, {"stream": True}, EVENT + b"event: ping\n\n" * 90_000, "without an event"),

@@ -61,9 +61,6 @@ def _unreachable(how: str, patch: pytest.MonkeyPatch) -> Iterator[str]:
         unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         patch.setattr(socket, "getaddrinfo", Mock(side_effect=unknown))
         yield "http://models.example.test"
-    elif how == "a proxy that is not there":
-        patch.setenv("HTTPS_PROXY", refused())
-        yield ELSEWHERE
     elif how == "a server without TLS":
         with _server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
             yield f"https://{port}"
@@ -93,7 +90,6 @@ def _llm(wire: str, url: Any) -> LLMManager:
     [
         *(("a refused connection", "openai", mode) for mode in MODES),
         *(("a refused connection", wire, "complete") for wire in ("azure", "azure v1", "anthropic")),
-        ("a proxy that is not there", "openai", "complete"),
         ("a proxy that wants a password", "openai", "astream"),
         *((NEVER_OPENS, "openai", mode) for mode in MODES),
         ("a name that is not found", "openai", "complete"),
