@@ -19,7 +19,6 @@ from testronaut_llm.gateway.provider_errors import (
     error_in,
     error_rows,
     kind_of,
-    refused_settings,
     retry_after,
 )
 
@@ -218,13 +217,6 @@ def test_google_asks_for_a_wait_in_the_body() -> None:
     for delay, seconds in (("26s", 26.0), ("0.5s", 0.5), ("soon", None), (3, None)):
         body = {"error": {"code": 429, "details": ["x", {"@type": "RetryInfo", "retryDelay": delay}]}}
         assert complaint_of(json.dumps(body)).wait == seconds
-
-
-def test_a_setting_that_a_model_refuses_can_be_left_out() -> None:
-    """The words of an InvalidRequestError name the setting."""
-    words = '"qwen" does not support thinking'
-    assert refused_settings(errors.InvalidRequestError(words)) == ("reasoning",)
-    assert refused_settings(errors.InvalidRequestError("x")) == refused_settings(errors.ServerError(words)) == ()
 
 
 SEEN: dict[str, list[tuple[str, int, Any, str]]] = yaml.safe_load(

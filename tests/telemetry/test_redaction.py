@@ -35,6 +35,7 @@ ESCAPES: dict[str, Callable[[str], str]] = {
 PACKED: dict[str, Callable[[str], str]] = {
     "base64": lambda s: base64.b64encode(s.encode()).decode(),
     "base64 unpadded": lambda s: base64.b64encode(s.encode()).decode().rstrip("="),
+    "base64 url": lambda s: base64.urlsafe_b64encode(s.encode()).decode(),
     "basic, user of 1": lambda s: base64.b64encode(f"u:{s}".encode()).decode(),
     "basic, user of 2": lambda s: base64.b64encode(f"us:{s}".encode()).decode(),
     "base64 in the middle": lambda s: base64.b64encode(f"from {s} to".encode()).decode(),
@@ -92,7 +93,7 @@ K = "a1ZkQ7vR2mXp9LdW4sYc8TbN6hGj3FeU5oKi0ArE"
     ("text", "masked"),
     [
         (f"Incorrect API key provided: sk-ant-api03-{K}-AA.", f"Incorrect API key provided: {MASK}."),
-        (f"a token: eyJ{K}.eyJ{K}.{K}, and more", f"a token: {MASK}, and more"),
+        (f"session eyJ{K}.eyJ{K}.{K} expired", f"session {MASK} expired"),
         ("Authorization: Bearer abc.def-123456", f"Authorization: Bearer {MASK}"),
         ("{'authorization': 'Bearer abc-123456'}", f"{{'authorization': 'Bearer {MASK}'}}"),
         ("Authorization: Basic dXNlcjpwYXNz", f"Authorization: Basic {MASK}"),
