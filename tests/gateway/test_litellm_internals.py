@@ -132,7 +132,7 @@ async def test_a_warning_never_turns_an_answer_into_a_failure(
     models |= {"odd": model("openai", odd)} if mode == "complete" else {}
     with manager(models, retries=0) as llm, warnings.catch_warnings():
         for action in ("error", "always"):
-            warnings.simplefilter(action)  # type: ignore[arg-type]
+            warnings.simplefilter(action)
             for name in models:
                 assert (await ask(llm, mode, model=name)).text == "fine"
     assert capfd.readouterr() == ("", "")
