@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from testronaut_llm.gateway import clients as clients_module
 from testronaut_llm.gateway.clients import Clients, Connection
 from testronaut_llm.gateway.exchange import Exchange, SecondRequestError
-from testronaut_llm.gateway.gateway import Gateway
+from testronaut_llm.gateway.gateway import Gateway, load_litellm
 from testronaut_llm.support.http_body import MOST_BYTES, MOST_PARTS, BodyError
 
 
@@ -187,6 +187,7 @@ async def test_a_rotated_key_leaves_none_behind(
         *_, reply = [part async for part in gateway.send(request(to), Exchange())]
         assert reply.error is None
         assert "sk-rotated" not in repr(_parts(made[-1]))
+        assert made[-1] not in load_litellm().in_memory_llm_clients_cache.cache_dict.values()
     header = "api-key" if wire == "azure" else "authorization"
     assert [one.has_key(header, f"sk-rotated-{number}") for number, one in enumerate(api.requests, 1)] == [True, True]
     assert made[0] is made[1]
