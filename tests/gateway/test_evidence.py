@@ -1,4 +1,4 @@
-"""The facts that a raw body proves: its finish word, its error, and its counts."""
+"""The facts that a raw body proves: its finish word, its service tier, and its counts."""
 
 from __future__ import annotations
 
@@ -9,45 +9,30 @@ from typing import Any
 import pytest
 
 from testronaut_llm.gateway.evidence import Counts, examine
-from testronaut_llm.gateway.exchange import readable
-from testronaut_llm.gateway.provider_errors import failure_of, in_openai_words
 
 
 def _sse(*events: object) -> str:
     return "".join(f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n" for event in events)
 
 
-def _ndjson(*lines: object) -> str:
-    return "".join(json.dumps(line) + "\n" for line in lines)
-
-
 FINISH = {
-    "openai": (json.dumps({"choices": [{"finish_reason": "stop"}]}), "stop"),
-    "openai stream": (_sse({"choices": [{}]}, {"choices": [{"finish_reason": "length"}]}), "length"),
+    "openai stream": (_sse({"choices": [{}]}, {"choices": [{"finish_reason": "length"}]}, {"choices": []}), "length"),
     "openai null": (json.dumps({"choices": [{"finish_reason": None}]}), None),
-    "openai choices of the wrong kind": (json.dumps({"choices": {"finish_reason": "stop"}}), None),
-    "openai choice of the wrong kind": (json.dumps({"choices": ["stop"]}), None),
-    "anthropic": (json.dumps({"stop_reason": "end_turn"}), "end_turn"),
     "anthropic stream": (_sse({"delta": {"text": "x"}}, {"delta": {"stop_reason": "max_tokens"}}), "max_tokens"),
     "ollama": (json.dumps({"done": True, "done_reason": "load"}), "load"),
-    "ollama without a reason": (_ndjson({"done": False}, {"done": True}), "stop"),
-    "ollama undone": (_ndjson({"done": False}), None),
+    "ollama without a reason": ('{"done": false}\n{"done": true}\n', "stop"),
     "gemini": (json.dumps([{"candidates": [{"finishReason": "STOP"}]}]), "STOP"),
     "gemini blocked": (json.dumps({"promptFeedback": {"blockReason": "SAFETY"}}), "blocked"),
     "dashscope": (_sse({"choices": [{"finish_reason": "null"}]}), None),
     "a word in the text": (json.dumps({"choices": [{"message": {"content": '"finish_reason": "stop"'}}]}), None),
-    "only [DONE]": (_sse("[DONE]"), None),
-    "html": ("<html><h1>Bad Gateway</h1></html>", None),
     "cut": ('{"choices": [{"finish_reason": "stop"', None),
     "nested too deep": ("[" * 100_000, None),
-    "later chunk without one": (_sse({"choices": [{"finish_reason": "stop"}]}, {"choices": []}), "stop"),
     "lines end at CR and LF alone": (
         'data: {"choices": [{"delta": {"content": "a\x85b\u2028c\u2029d"}, "finish_reason": "stop"}]}\r\rdata: [DONE]',
         "stop",
     ),
     "no word at all": (json.dumps({"choices": [{"finish_reason": {"type": "eos"}}]}), "{'type': 'eos'}"),
     "half a character": (json.dumps({"stop_reason": "\ud800" * 99}), "\\ud800" * 10),
-    "delta of the wrong kind": (json.dumps({"delta": "x"}), None),
 }  # fmt: skip
 
 
@@ -56,55 +41,6 @@ def test_a_finish_is_what_was_received(case: str) -> None:
     """A finish reason counts only if the provider's own field holds one."""
     text, finish = FINISH[case]
     assert examine(text).finish == finish
-
-
-WORDS = {
-    "end_turn": "stop", "COMPLETE": "stop", "eos": "stop", "MAX_TOKENS": "length", "tool_use": "tool_calls", "x": "x",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("word", WORDS)
-def test_finish_words_are_put_into_openais(word: str) -> None:
-    """Each known word becomes OpenAI's; an unknown one is unchanged."""
-    assert in_openai_words(word) == WORDS[word]
-    assert failure_of(word) is None
-
-
-ERRORS = {
-    "openai": _sse({"choices": []}, {"error": {"message": "no"}}),
-    "anthropic": 'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error"}}\n\n',
-    "ollama": _ndjson({"message": {"content": "x"}}, {"error": "no"}),
-    "type alone": json.dumps({"type": "error", "message": "no"}),
-}
-
-
-@pytest.mark.parametrize("case", ERRORS)
-def test_an_error_inside_a_success_is_seen(case: str) -> None:
-    """The first error document in a body with status 200 is found."""
-    error = examine(f"{ERRORS[case]}\n" + _sse({"error": "a later one"})).error
-    assert error.get("error") != "a later one"
-
-
-@pytest.mark.parametrize("document", [{"error": None}, {"error": ""}, {"type": "message"}, [], [1], "text", 1, None])
-def test_other_documents_are_no_errors(document: object) -> None:
-    """A null error, and a document that is not an object, are not errors."""
-    assert examine(json.dumps(document)).error is None
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b'{"choices": [{"message": {"content": "a"}, "logprobs": {"content": [{"token": "a"}]}}]}',
-        b'{"content": [{"type": "text", "text": "an Anthropic body"}]}',
-        b'data: {"choices": [{"delta": {"content": [}}]}\r\n',
-        b'{"choices": {"message": {"content": []}}}\r',
-        b"\xff\xfe",
-        b"",
-    ],
-)
-def test_a_body_without_parts_is_unchanged(body: bytes) -> None:
-    """Only content that is a list of parts is rewritten."""
-    assert readable(body) == body
 
 
 def _body(**fields: object) -> str:
@@ -128,10 +64,8 @@ THOUGHT = {"completion_tokens_details": {"reasoning_tokens": 5}}
 OPENAI = {"prompt_tokens": 30, "completion_tokens": 20, "total_tokens": 50}
 
 READ: dict[str, tuple[str, dict[str, int]]] = {
-    "openai": (json.dumps({"usage": OPENAI}), _is(30, 20)),
     "openai details": (_body(usage={**OPENAI, "prompt_tokens_details": {"cached_tokens": 10}, **THOUGHT}),
                        _is(30, 20, cached_tokens=10, reasoning_tokens=5)),
-    "openai stream": (_sse({"choices": [{}], "usage": None}, {"choices": [], "usage": OPENAI}), _is(30, 20)),
     "a sum that grows from chunk to chunk": (
         _sse({"usage": {"prompt_tokens": 30, "completion_tokens": 1}}, {"usage": OPENAI}), _is(30, 20)),
     "groq stream": (_sse({"x_groq": {"usage": OPENAI}}), _is(30, 20)),
@@ -141,7 +75,6 @@ READ: dict[str, tuple[str, dict[str, int]]] = {
                  _is(30, 20, cached_tokens=8)),
     "anthropic": (_body(usage={**ANTHROPIC, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 7}),
                   _is(116, 5, cached_tokens=100, cache_write_tokens=7)),
-    "anthropic stream": (_sse(BEGAN, ENDED), _is(9, 5)),
     "anthropic stream that is cut": (_sse(BEGAN), {"prompt_tokens": 9}),
     "anthropic iterations": (_body(usage={**ANTHROPIC, "iterations": [ANTHROPIC, ANTHROPIC]}), _is(18, 10)),
     "anthropic names on the openai wire": (_body(choices=[{}], usage=ANTHROPIC), _is(9, 5)),
@@ -150,17 +83,14 @@ READ: dict[str, tuple[str, dict[str, int]]] = {
         _is(30, 20, cached_tokens=10, cache_write_tokens=5)),
     "cache counts that the total shows to be apart": (
         _body(usage={**OPENAI, "total_tokens": 65, "cache_read_input_tokens": 15}), _is(45, 20, cached_tokens=15)),
-    "gemini": (_body(usageMetadata={**GEMINI, "candidatesTokenCount": 4, "totalTokenCount": 12}), _is(8, 4)),
     "gemini leaves a zero out": (_body(usageMetadata=GEMINI), {"prompt_tokens": 8}),
     "gemini with the results of tools": (
         _body(usageMetadata={**GEMINI, "toolUsePromptTokenCount": 3, "candidatesTokenCount": 4}), _is(11, 4)),
     "ollama": (_body(prompt_eval_count=8, eval_count=4), _is(8, 4)),
     "ollama embedding": (_body(prompt_eval_count=8, embeddings=[[1.0]]), {"prompt_tokens": 8}),
     "two names of one count": (_body(usage={"prompt_tokens": 0, "input_tokens": 9, "completion_tokens": 5}), _is(9, 5)),
-    "null": (_body(usage=None), {}),
-    "empty": (_body(usage={}), {}),
+    "empty": (_body(usage={}, usageMetadata=None), {}),
     "of the wrong kind": (_body(usage=[1], message="x", choices={}, x_groq=1), {}),
-    "none": (_body(choices=[]), {}),
 }  # fmt: skip
 
 
@@ -186,29 +116,28 @@ APART = {"prompt_tokens": 32, "completion_tokens": 9, "completion_tokens_details
 HUGE = (-1, 2**63, 401, 20.0, float("nan"), float("inf"), "20", True, [20], {"n": 20})
 
 
-@pytest.mark.parametrize("names", [("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")])
-def test_an_impossible_count_is_estimated_alone(names: tuple[str, str]) -> None:
+def test_an_impossible_count_is_estimated_alone() -> None:
     """An impossible count is estimated and named; the other one is as reported."""
-    prompt, answer = names
     for wrong in HUGE:
-        assert _proven({prompt: 30, answer: wrong}) == ((30, 22, 0, 0), True, "completion_tokens"), wrong
+        found = _proven({"prompt_tokens": 30, "completion_tokens": wrong})
+        assert found == ((30, 22, 0, 0), True, "completion_tokens"), wrong
     for wrong in (*(one for one in HUGE if one != 401), 0, 1001):
-        assert _proven({prompt: wrong, answer: 20}) == ((11, 20, 0, 0), True, "prompt_tokens"), wrong
+        found = _proven({"prompt_tokens": wrong, "completion_tokens": 20})
+        assert found == ((11, 20, 0, 0), True, "prompt_tokens"), wrong
 
 
 @pytest.mark.parametrize("wrong", [-1, 2**63, "5", 5.0, True, 31], ids=repr)
 def test_impossible_cached_tokens_lower_no_price(wrong: Any) -> None:
     """Without a valid count of cached tokens the prompt is paid in full; Anthropic's prompt is then unknown."""
-    used, estimated, doubts = _proven({**GOOD, "prompt_tokens_details": {"cached_tokens": wrong}})
-    assert (used, estimated, doubts) == ((30, 20, 0, 0), True, "cached_tokens")
+    found = _proven({**GOOD, "prompt_tokens_details": {"cached_tokens": wrong}})
+    assert found == ((30, 20, 0, 0), True, "cached_tokens")
     if wrong != 31:
-        used, estimated, _ = _proven({"input_tokens": 30, "output_tokens": 20, "cache_read_input_tokens": wrong})
-        assert (used, estimated) == ((11, 20, 0, 0), True)
+        found = _proven({"input_tokens": 30, "output_tokens": 20, "cache_read_input_tokens": wrong})
+        assert found[:2] == ((11, 20, 0, 0), True)
 
 
 OTHERS: dict[str, tuple[dict[str, Any], tuple[int, ...], bool]] = {
     "only the total": ({"total_tokens": 15}, (11, 4, 0, 0), True),
-    "only a total that is less than the prompt may be": ({"total_tokens": 5}, (11, 22, 0, 0), True),
     "a total and the prompt": ({"prompt_tokens": 30, "total_tokens": 50}, (30, 20, 0, 0), True),
     "a total and the answer": ({"completion_tokens": 20, "total_tokens": 50}, (30, 20, 0, 0), True),
     "only the prompt": ({"prompt_tokens": 30}, (30, 22, 0, 0), True),
@@ -224,11 +153,8 @@ OTHERS: dict[str, tuple[dict[str, Any], tuple[int, ...], bool]] = {
     "thoughts only in the total": ({**GOOD, "total_tokens": 150}, (30, 120, 0, 100), False),
     "more thoughts than were reserved": (
         {**GOOD, "total_tokens": 5050, "completion_tokens_details": {"reasoning_tokens": 5000}},
-        (30, 400, 0, 400),
-        True,
-    ),
-    "all of it": (GOOD, (30, 20, 0, 0), False),
-}
+        (30, 400, 0, 400), True),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", OTHERS)
@@ -264,13 +190,11 @@ def test_large_events_are_read_one_by_one() -> None:
 
 SERVICES = {
     "openai": ({"service_tier": "priority"}, "priority"),
-    "openai default": ({"service_tier": "default"}, ""),
     "anthropic": ({"usage": {"input_tokens": 1, "service_tier": "Standard"}}, ""),
     "anthropic batch": ({"usage": {"input_tokens": 1, "service_tier": "batch"}}, "batch"),
     "anthropic fast": ({"usage": {"input_tokens": 1, "service_tier": "standard", "speed": "fast"}}, "fast"),
     "gemini": ({"usageMetadata": {"promptTokenCount": 1, "serviceTier": "flex"}}, "flex"),
     "groq": ({"service_tier": "on_demand"}, ""),
-    "null": ({"service_tier": None}, None),
     "nothing": ({}, None),
 }
 

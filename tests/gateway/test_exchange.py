@@ -20,8 +20,8 @@ from pydantic import SecretStr
 from testronaut_llm.gateway import clients as clients_module
 from testronaut_llm.gateway.clients import Clients, Connection
 from testronaut_llm.gateway.exchange import Exchange, SecondRequestError
-from testronaut_llm.gateway.gateway import Gateway
-from testronaut_llm.support.http_body import MOST_BYTES, MOST_PARTS, BodyError, bounded
+from testronaut_llm.gateway.gateway import Gateway, load_litellm
+from testronaut_llm.support.http_body import MOST_BYTES, MOST_PARTS, BodyError
 
 
 @contextlib.asynccontextmanager
@@ -33,25 +33,18 @@ async def connected(url: str) -> AsyncIterator[tuple[httpx.AsyncClient, Exchange
         await exchange.aclose()
 
 
-async def test_a_second_request_of_one_attempt_is_refused(server: FaultServer) -> None:
-    """A retry below the gateway is stopped before it sends."""
-    api = server.plan("a", faults.good())
-    async with connected(api.url) as (http, exchange):
+async def test_an_attempt_sends_one_request(server: FaultServer) -> None:
+    """A retry below the gateway is stopped before it sends, and so are tasks that outlive their attempt."""
+    api, connection, exchange = server.plan("a", faults.good()), Connection("http://a"), Exchange()
+    connection.begin(exchange)
+    async with connection.http as http:
         await http.post(f"{api.url}/v1/chat/completions", json={})
         with pytest.raises(SecondRequestError):
             await http.post(f"{api.url}/v1/chat/completions", json={})
-    assert len(api.requests) == exchange.requests == 1
-
-
-async def test_nothing_is_sent_between_attempts(server: FaultServer) -> None:
-    """Tasks that LiteLLM leaves running after an attempt cannot send."""
-    api, connection = server.plan("a", faults.good()), Connection("http://a")
-    connection.begin(Exchange())
-    connection.end()
-    async with connection.http as http:
+        connection.end()
         with pytest.raises(SecondRequestError):
             await http.post(f"{api.url}/v1/chat/completions", json={})
-    assert api.requests == []
+    assert len(api.requests) == exchange.requests == 1
 
 
 MIB = 2**20
@@ -63,44 +56,40 @@ def gzipped(body: bytes) -> bytes:
     return gzip.compress(body, mtime=0)
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
-@pytest.mark.parametrize(
-    ("status", "sent", "body", "refusal"),
-    [
-        pytest.param(500, {}, b"x" * 65_536, None, id="error"),
-        pytest.param(500, {}, b"x" * (65_536 + 1), "larger than 65,536 bytes", id="long error"),
-        pytest.param(200, {"messages": []}, b"x" * 16 * MIB, None, id="answer"),
-        pytest.param(200, {"messages": []}, b"x" * (16 * MIB + 1), "larger than 16,777,216 bytes", id="long answer"),
-        pytest.param(200, {"input": ["a"]}, b"x" * (16 * MIB + 1), None, id="vectors"),
-        pytest.param(200, {"input": ["a"]}, b"x" * (MOST_BYTES + 1), "larger than 67,108,864", id="too many vectors"),
-        pytest.param(200, {"input": ["a"] * 3}, b"1," * 40_000, None, id="long vectors"),
-        pytest.param(200, {"input": ["a"] * 2}, b"1," * 40_000, "16,384 numbers a text", id="too long vectors"),
-        pytest.param(200, {}, b"[" * MOST_PARTS, None, id="parts"),
-        pytest.param(200, {}, b"{" * (MOST_PARTS + 1), "more than 250,000 lists and objects", id="too many parts"),
-        pytest.param(200, {"stream": True}, EVENT * 2000, None, id="stream"),
-        pytest.param(200, {"stream": True}, SHORT * 300_000, None, id="many short events"),
-        pytest.param(200, {"stream": True}, b'{"a": [{}, {}]}\n' * 200_000, "lists and objects", id="dense lines"),
-        pytest.param(200, {"stream": True}, (b": here\n" * 1000 + EVENT) * 300, None, id="stream with comments"),
-        pytest.param(200, {"stream": True}, EVENT + b": here\n" * 160_000, "without an event", id="comments"),
-        pytest.param(200, {"stream": True}, EVENT + b"\r\n" * 600_000, "without an event", id="empty lines"),
-        pytest.param(200, {"stream": True}, EVENT + b"event: ping\n\n" * 90_000, "without an event", id="no data"),
-        pytest.param(200, {"stream": True}, b"data: " + b"x" * MIB, "without an event", id="event without end"),
-    ],
-)
-async def test_bodies_are_bounded(
-    server: FaultServer, status: int, sent: dict[str, Any], body: bytes, refusal: str | None, packed: bool
-) -> None:
-    """A body, packed or not, is refused when it becomes too large; a long valid one is read."""
-    answer = faults.raw(status, gzipped(body), content_encoding="gzip") if packed else faults.raw(status, body)
-    api = server.plan("a", answer)
+BODIES: dict[str, tuple[int, dict[str, Any], bytes, str]] = {
+    "long error": (500, {}, b"x" * 65_537, "larger than 65,536 bytes"),
+    "answer": (200, {"messages": []}, b"x" * 16 * MIB, ""),
+    "long answer": (200, {"messages": []}, b"x" * (16 * MIB + 1), "larger than 16,777,216 bytes"),
+    "too many vectors": (200, {"input": ["a"]}, b"x" * (MOST_BYTES + 1), "larger than 67,108,864"),
+    "long vectors": (200, {"input": ["a"] * 3}, b"1," * 40_000, ""),
+    "too long vectors": (200, {"input": ["a"] * 2}, b"1," * 40_000, "16,384 numbers a text"),
+    "too many parts": (200, {}, b"{" * (MOST_PARTS + 1), "more than 250,000 lists and objects"),
+    "many short events": (200, {"stream": True}, SHORT * 300_000, ""),
+    "dense lines": (200, {"stream": True}, b'{"a": [{}, {}]}\n' * 200_000, "lists and objects"),
+    "broken parts": (200, {"stream": True}, b'data: {"choices": [{"delta": {"content": [}}]}\n\n{"content": []}\n', ""),
+    "stream with comments": (200, {"stream": True}, (b": here\n" * 1000 + EVENT) * 300, ""),
+    "comments": (200, {"stream": True}, EVENT + b": here\n" * 160_000, "without an event"),
+    "no data": (200, {"stream": True}, EVENT + b"event: ping\n\n" * 90_000, "without an event"),
+    "event without end": (200, {"stream": True}, b"data: " + b"x" * MIB, "without an event"),
+}
+
+
+@pytest.mark.parametrize("case", BODIES)
+async def test_bodies_are_bounded(server: FaultServer, case: str) -> None:
+    """A body is refused when it becomes too large, also when it is unpacked; a long valid one is read."""
+    status, sent, body, refusal = BODIES[case]
+    packed = case in ("too many vectors", "comments")
+    api = server.plan(
+        "a", faults.raw(status, gzipped(body), content_encoding="gzip") if packed else faults.raw(status, body)
+    )
     async with connected(api.url) as (http, exchange):
         exchange.texts = len(sent.get("input", ()))
-        if refusal is None:
+        if not refusal:
             assert (await http.post(api.url, json=sent)).content == exchange.body == body
         else:
             with pytest.raises(BodyError, match=refusal):
                 await http.post(api.url, json=sent)
-    assert isinstance(exchange.broke, BodyError) == (refusal is not None)
+    assert isinstance(exchange.broke, BodyError) == bool(refusal)
     assert len(exchange.body) <= MOST_BYTES
 
 
@@ -109,37 +98,28 @@ async def test_bodies_are_bounded(
     [
         ("gzip", gzipped(b"words"), "words"),
         ("GZIP ", gzipped(b"words"), "words"),
-        ("x-gzip", gzipped(b"words"), "words"),
         ("deflate", zlib.compress(b"words"), "words"),
         ("identity", b"words", "words"),
         ("gzip", b"", ""),
         ("gzip", gzipped(b"words") + b"what follows" * 9000, "words"),
         ("gzip", b"no gzip", None),
-        ("deflate", b"\xff no deflate", None),
         ("gzip, gzip", gzipped(gzipped(b"words")), None),
-        ("deflate, gzip", gzipped(zlib.compress(b"words")), None),
         ("br", b"words", None),
-        ("identity, gzip", gzipped(b"words"), None),
     ],
 )
-@pytest.mark.parametrize("sync", [False, True])
 async def test_packed_bodies_are_unpacked_once(
-    server: FaultServer, encoding: str, body: bytes, found: str | None, sync: bool
+    server: FaultServer, encoding: str, body: bytes, found: str | None
 ) -> None:
     """One layer of gzip or deflate is unpacked; chains, other encodings and broken ones are refused."""
     api = server.plan("a", faults.raw(200, body, content_encoding=encoding))
     with contextlib.nullcontext() if found is not None else pytest.raises(BodyError):
-        if sync:
-            with httpx.Client(event_hooks={"response": [bounded]}) as http:
-                assert http.post(api.url).text == found  # noqa: ASYNC212 - the sync clients have the same hook
-        else:
-            async with connected(api.url) as (client, exchange):
-                assert (await client.post(api.url)).text == exchange.text == found
+        async with connected(api.url) as (client, exchange):
+            assert (await client.post(api.url)).text == exchange.text == found
 
 
 async def test_a_packed_stream_does_not_hold_up_the_event_loop(server: FaultServer) -> None:
     """Other tasks run between the pieces of one large chunk."""
-    api = server.plan("a", faults.raw(200, gzipped(b"data: 1\n\n" * 500_000), content_encoding="gzip"))
+    api = server.plan("a", faults.raw(200, gzipped(EVENT * 5000), content_encoding="gzip"))
     turns: list[int] = []
 
     async def other() -> None:
@@ -157,7 +137,7 @@ async def test_a_packed_stream_does_not_hold_up_the_event_loop(server: FaultServ
 
 
 async def test_clients_are_used_again_and_retired(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client serves the next attempt at its endpoint; surplus and idle ones are closed."""
+    """A client serves the next attempt at its endpoint, without cookies; surplus and idle ones are closed."""
     monkeypatch.setattr(clients_module, "_MOST_IDLE", 2)
     clients, used = Clients(), []
     for url in ("http://a", "http://b", "http://c", "http://c"):
@@ -169,8 +149,8 @@ async def test_clients_are_used_again_and_retired(monkeypatch: pytest.MonkeyPatc
     assert not c.http.cookies
     assert [one.http.is_closed for one in (a, b, c)] == [True, False, False]
     b.idle_since -= 61
-    async with clients.connection(target("anthropic", "http://c"), Exchange(), embedding=False) as connection:
-        assert connection is c
+    async with clients.connection(target("anthropic", "http://c"), Exchange(), embedding=False):
+        pass
     assert [one.http.is_closed for one in (b, c)] == [True, False]
     async with clients.connection(target("anthropic", "http://c"), Exchange(), embedding=False):
         await clients.close()
@@ -212,6 +192,7 @@ async def test_a_rotated_key_leaves_none_behind(
         *_, reply = [part async for part in gateway.send(request(to), Exchange())]
         assert reply.error is None
         assert "sk-rotated" not in repr(_parts(made[-1]))
+        assert made[-1] not in load_litellm().in_memory_llm_clients_cache.cache_dict.values()
     header = "api-key" if wire == "azure" else "authorization"
     assert [one.has_key(header, f"sk-rotated-{number}") for number, one in enumerate(api.requests, 1)] == [True, True]
     assert made[0] is made[1]

@@ -1,126 +1,64 @@
-"""The undocumented parts of LiteLLM and the SDKs that the gateway uses.
-
-If a test here fails, the code that it explains may be removed. Only `gateway/clients.py` may depend on these facts;
-`_NoRetries` is with the arguments.
-"""
+"""What LiteLLM does of itself stays inside our attempt: no retry, no client, question, key or warning of its own."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
 import warnings
-from typing import Any
 
 import faults
 import httpx
 import pytest
-from gateway_kit import request, target
-from manager_kit import Api, Make, ask, manager, model
+from gateway_kit import target
+from manager_kit import Make, ask, manager, model
 from source_tree import modules
 
-from testronaut_llm.gateway.clients import Connection, forget, inside
+from testronaut_llm.gateway.clients import inside
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.gateway import Gateway, load_litellm
-from testronaut_llm.gateway.model_request import Request, arguments
+from testronaut_llm.gateway.model_request import Request
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
 
-async def _sent(asked: Any) -> tuple[Exchange, Any]:
-    gateway, exchange = Gateway(lambda text: text), Exchange()
-    *_, reply = [part async for part in gateway.send(asked, exchange)]
-    await gateway.aclose()
-    return exchange, reply
+class Tries(Exchange):
+    """Counts the requests that LiteLLM tries to send; a second one is refused."""
 
+    count = 0
 
-@pytest.mark.parametrize("wire", ["anthropic", "ollama"])
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_handler_takes_our_http_client(api: Make, wire: str, stream: bool) -> None:
-    """LiteLLM's handler class sends with the httpx client in `AsyncHTTPHandler.client`."""
-    exchange, reply = await _sent(request(target(wire, api("a", faults.good("fine")).url), stream=stream))
-    assert (exchange.requests, exchange.status, reply.text) == (1, 200, "fine")
-
-
-async def _embedded(api: Api, client: Any, wire: str = "openai", **changed: Any) -> int:
-    """Returns the number of requests of one embedding of LiteLLM's."""
-    asked = Request(target=target(wire, api.url), texts=("one",), timeout=5.0)
-    with contextlib.suppress(Exception):
-        await load_litellm().aembedding(**{**arguments(asked), **changed}, client=client)
-    return len(api.asked)
-
-
-async def test_a_plain_0_is_taken_for_2_retries(api: Make) -> None:
-    """Why `_NoRetries` exists: LiteLLM's embeddings set `client.max_retries` to `max_retries or 2`."""
-    import openai
-
-    refuses = faults.error("server_error", headers={"retry-after-ms": "1"})
-    for given, requests in (({"max_retries": 0}, 3), ({}, 1)):
-        a = api("a", refuses)
-        async with httpx.AsyncClient(verify=False) as http:
-            client = openai.AsyncOpenAI(api_key="k", base_url=f"{a.url}/v1", http_client=http, max_retries=0)
-            assert await _embedded(a, client, **given) == requests
-
-
-async def test_ollama_embeddings_take_no_client(api: Make) -> None:
-    """Why `_ModuleClient` exists: LiteLLM's Ollama embeddings use a module-level client, not `client=`."""
-    a, connection = api("a", faults.good(vectors=((1.0,),))), Connection(None)
-    connection.begin(Exchange())
-    async with connection.http:
-        client = connection.handler(load_litellm())
-        assert await _embedded(a, client, "ollama") == 1
-        assert connection.exchange.requests == 0
-        with inside(connection):
-            assert await _embedded(a, client, "ollama") == 2
-        assert connection.exchange.requests == 1
-
-
-async def test_an_azure_client_is_kept_by_litellm(api: Make) -> None:
-    """Why `forget` exists: LiteLLM keeps an Azure client, with its key, in a cache of its own."""
-    litellm, to = load_litellm(), target("azure", api("a", faults.good()).url)
-    connection = Connection(to.api_base, "azure", to.api_version)
-    connection.begin(Exchange())
-    async with connection.http:
-        client = connection.client(litellm, to)
-        await litellm.acompletion(**arguments(request(to)), client=client)
-    kept = litellm.in_memory_llm_clients_cache.cache_dict
-    assert [one for one in kept.values() if one is client]
-    forget(litellm, client)
-    assert not [one for one in kept.values() if one is client]
+    async def on_request(self, request: httpx.Request) -> None:
+        Tries.count += 1
+        await super().on_request(request)
 
 
 @pytest.mark.parametrize("wire", ["openai", "azure", "azure v1", "ollama"])
-async def test_an_embedding_is_sent_once_and_by_our_client(api: Make, wire: str) -> None:
-    """Each wire sends one request, with our client."""
-    a = api("a", faults.error("server_error"))
-    exchange, reply = await _sent(Request(target=target(wire, a.url), texts=("one",), timeout=5.0))
+async def test_an_embedding_is_tried_once_and_by_our_client(api: Make, wire: str) -> None:
+    """Each wire sends one request with our client, though LiteLLM retries embeddings and has an Ollama client."""
+    a, gateway, exchange = api("a", faults.error("server_error")), Gateway(str), Tries()
+    Tries.count = 0
+    asked = Request(target=target(wire, a.url), texts=("one",), timeout=5.0)
+    *_, reply = [part async for part in gateway.send(asked, exchange)]
+    await gateway.aclose()
     assert reply.error is not None
-    assert len(a.asked) == exchange.requests == 1
+    assert len(a.asked) == exchange.requests == Tries.count == 1
 
 
-@pytest.mark.parametrize("mode", ["complete", "stream"])
-async def test_litellm_asks_no_server_about_a_model(api: Make, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+ANSWER = {"message": {"role": "assistant", "content": "fine"}, "done": True, "done_reason": "stop", "eval_count": 1}
+
+
+async def test_litellm_asks_no_server_about_a_model(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a row in `litellm.model_cost`, LiteLLM sends no `/api/show`, also for a model that an answer names."""
     show = api("show", faults.good())
     monkeypatch.setenv("OLLAMA_API_BASE", show.url)
     monkeypatch.delitem(load_litellm().model_cost, "ollama_chat/qwen3:8b", raising=False)
-    named = faults.raw(200, json.dumps({**ANSWER, "model": f"other:{mode}"}).encode() + b"\n")
-    a = api("a", named)
+    a = api("a", *(faults.raw(200, json.dumps({**ANSWER, "model": f"other:{n}"}).encode() + b"\n") for n in range(2)))
     with manager({"m": model("ollama", a)}) as llm:
-        assert (await ask(llm, mode)).text == "fine"
+        for mode in ("complete", "stream"):
+            assert (await ask(llm, mode)).text == "fine"
     await asyncio.sleep(0.2)  # a thread of LiteLLM's would ask afterwards
-    assert [one.path.rsplit("/", 2)[-2:] for one in a.asked] == [["api", "chat"]]
+    assert [one.path.rsplit("/", 2)[-2:] for one in a.asked] == [["api", "chat"]] * 2
     assert show.asked == []
-
-
-ANSWER = {
-    "message": {"role": "assistant", "content": "fine"},
-    "done": True,
-    "done_reason": "stop",
-    "prompt_eval_count": 5,
-    "eval_count": 1,
-}
 
 
 def test_nothing_else_reaches_inside() -> None:
@@ -142,22 +80,20 @@ ODD = {
 """An answer whose fields have types that LiteLLM's own classes do not expect."""
 
 
-async def test_odd_types_print_nothing(api: Make, capfd: pytest.CaptureFixture[str]) -> None:
-    """Pydantic's warnings about fields of a server do not reach stderr."""
-    odd = faults.raw(200, json.dumps(ODD).encode())
-    with manager({"m": model("openai", api("a", odd))}, retries=0) as llm, warnings.catch_warnings():
-        warnings.simplefilter("always")
-        assert (await ask(llm, "acomplete")).text == "fine"
-    assert capfd.readouterr() == ("", "")
-
-
 @pytest.mark.parametrize("mode", ["complete", "astream"])
-@pytest.mark.parametrize("wire", ["openai", "azure", "anthropic", "ollama"])
-async def test_a_warning_never_turns_an_answer_into_a_failure(api: Make, mode: str, wire: str) -> None:
-    """With `-W error` in the host, warnings inside a call are silent."""
-    with manager({"m": model(wire, api("a", faults.good("fine")))}) as llm, warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert (await ask(llm, mode)).text == "fine"
+async def test_a_warning_never_turns_an_answer_into_a_failure(
+    api: Make, mode: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With `-W error` in the host, warnings inside a call are silent, and so are Pydantic's about odd types."""
+    a, odd = api("a", faults.good("fine")), api("odd", faults.raw(200, json.dumps(ODD).encode()))
+    models = {wire: model(wire, a) for wire in ("openai", "azure", "anthropic", "ollama")}
+    models |= {"odd": model("openai", odd)} if mode == "complete" else {}
+    with manager(models, retries=0) as llm, warnings.catch_warnings():
+        for action in ("error", "always"):
+            warnings.simplefilter(action)
+            for name in models:
+                assert (await ask(llm, mode, model=name)).text == "fine"
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_hosts_own_warnings_are_shown() -> None:

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import faults
 import pytest
-from manager_kit import Api, manager, model
+from manager_kit import Make, manager, model
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 SYSTEM = "You read manuals."
 MARKED = [{"type": "text", "text": SYSTEM, "cache_control": {"type": "ephemeral"}}]
 
 
-@pytest.mark.parametrize(
-    ("wire", "task", "sent"),
-    [
-        ("anthropic", {"prompt_cache": True, "system": SYSTEM}, MARKED),
-        ("anthropic", {"prompt_cache": False, "system": SYSTEM}, SYSTEM),
-        ("anthropic", {"prompt_cache": True}, None),
-        ("openai", {"prompt_cache": True, "system": SYSTEM}, SYSTEM),
-        ("ollama", {"prompt_cache": True, "system": SYSTEM}, SYSTEM),
-    ],
-)
-def test_the_system_text_is_marked(api: Callable[..., Api], wire: str, task: dict[str, Any], sent: Any) -> None:
+@pytest.mark.parametrize(("wire", "marks", "system", "sent"), [
+    ("anthropic", True, SYSTEM, MARKED),
+    ("anthropic", False, SYSTEM, SYSTEM),
+    ("anthropic", True, None, None),
+    ("openai", True, SYSTEM, SYSTEM),
+])  # fmt: skip
+def test_the_system_text_is_marked(api: Make, wire: str, marks: bool, system: str | None, sent: Any) -> None:
     """The last stable part has one mark if the wire needs it; a question has none."""
     a = api("a", faults.good())
-    with manager({"a": model(wire, a)}, **task) as llm:
+    with manager({"a": model(wire, a)}, prompt_cache=marks, system=system) as llm:
         llm.complete("t", "What is ls?")
         assert "".join(llm.stream("t", "What is ls?"))
     for body in a.bodies:

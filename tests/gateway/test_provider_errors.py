@@ -12,13 +12,13 @@ import pytest
 import yaml
 
 from testronaut_llm import errors
+from testronaut_llm.gateway.evidence import examine
 from testronaut_llm.gateway.provider_errors import (
     Complaint,
     complaint_of,
     error_in,
     error_rows,
     kind_of,
-    refused_settings,
     retry_after,
 )
 
@@ -28,24 +28,16 @@ def _kind(status: int | None, body: Any) -> type[errors.LLMError]:
 
 
 STATUSES: dict[int, type[errors.LLMError]] = {
-    400: errors.InvalidRequestError,
+    **dict.fromkeys((400, 405, 422, 501), errors.InvalidRequestError),
+    **dict.fromkeys((408, 504), errors.LLMTimeoutError),
+    **dict.fromkeys((409, 500, 502, 599), errors.ServerError),
+    **dict.fromkeys((503, 529), errors.OverloadedError),
     401: errors.AuthenticationError,
     402: errors.QuotaExceededError,
     403: errors.PermissionDeniedError,
     404: errors.ModelNotFoundError,
-    405: errors.InvalidRequestError,
-    408: errors.LLMTimeoutError,
-    409: errors.ServerError,
     413: errors.ContextWindowError,
-    422: errors.InvalidRequestError,
     429: errors.RateLimitError,
-    500: errors.ServerError,
-    501: errors.InvalidRequestError,
-    502: errors.ServerError,
-    503: errors.OverloadedError,
-    504: errors.LLMTimeoutError,
-    529: errors.OverloadedError,
-    599: errors.ServerError,
 }
 
 
@@ -60,23 +52,15 @@ def test_a_body_that_says_nothing_leaves_the_status(status: int) -> None:
 JUDGED: list[tuple[int | None, Any, type[errors.LLMError]]] = [
     # A word in the text never overrules a status that says what happened (P19).
     (400, {"message": "timeout must be a number"}, errors.InvalidRequestError),
-    (401, {"message": "rate limit of the connection: timeout"}, errors.AuthenticationError),
-    (402, {"message": "Overloaded with unpaid bills"}, errors.QuotaExceededError),
     (429, {"message": "maximum context length exceeded for this minute"}, errors.RateLimitError),
-    (404, {"message": "prompt is too long"}, errors.ModelNotFoundError),
     (500, {"code": 400, "message": "x"}, errors.ServerError),
     # The body's own code is more exact than the status, at any place in the body.
     (403, {"code": "model_not_found"}, errors.PermissionDeniedError),
     (400, {"code": "model_not_found"}, errors.ModelNotFoundError),
-    (429, {"code": "insufficient_quota"}, errors.QuotaExceededError),
-    (429, {"type": "org_spend_limit_reached"}, errors.QuotaExceededError),
     (500, {"type": "org_spend_limit_reached"}, errors.ServerError),
-    (500, {"type": "overloaded_error"}, errors.OverloadedError),
-    (400, {"details": [{"reason": "API_KEY_INVALID"}, 3]}, errors.AuthenticationError),
     (400, {"code": 7, "innererror": {"code": "ResponsibleAIPolicyViolation"}}, errors.ContentFilteredError),
     # In the middle of a stream only the body can say what happened (P33), and so inside a 200.
     (None, {"type": "rate_limit_error"}, errors.RateLimitError),
-    (200, {"code": "rate_limit_exceeded"}, errors.RateLimitError),
     (None, {"type": "invalid_request_error"}, errors.InvalidRequestError),
     (None, {"type": "timeout_error"}, errors.LLMTimeoutError),
     (None, {"type": "not_found_error"}, errors.ModelNotFoundError),
@@ -84,23 +68,14 @@ JUDGED: list[tuple[int | None, Any, type[errors.LLMError]]] = [
     (200, "something broke", errors.ServerError),
     # There, too, a code or wording that is known comes before a number.
     (200, {"code": 400, "message": "maximum context length is 8 tokens"}, errors.ContextWindowError),
-    (200, {"code": 403, "message": "Your team doesn't have any credits"}, errors.QuotaExceededError),
-    (200, {"code": 502, "type": "content_filter", "message": "x"}, errors.ContentFilteredError),
     (200, {"code": 429, "message": "prompt is too long for this minute"}, errors.RateLimitError),
     # Words count under their own statuses only.
     (401, {"message": "Content Exists Risk"}, errors.AuthenticationError),
     (500, {"message": "User location is not supported for the API use."}, errors.ServerError),
-    # Gemini and Azure: a minute's quota and none left sound the same.
-    (400, {"code": 400, "message": "Penalty is not enabled", "status": "INVALID_ARGUMENT"}, errors.InvalidRequestError),
+    # Gemini: a minute's quota and none left sound the same.
     (400, {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}, errors.AuthenticationError),
-    (403, {"code": 403, "message": "denied access.", "status": "PERMISSION_DENIED"}, errors.PermissionDeniedError),
-    (404, {"code": 404, "message": "models/x is not found", "status": "NOT_FOUND"}, errors.ModelNotFoundError),
-    (404, {"code": "404", "message": "Resource not found"}, errors.ModelNotFoundError),
-    (429, {"code": 429, "message": "Resource exhausted", "status": "RESOURCE_EXHAUSTED"}, errors.RateLimitError),
     (429, {"code": 429, "message": "You exceeded your current quota, please check your plan and billing details.",
            "status": "RESOURCE_EXHAUSTED"}, errors.RateLimitError),
-    (500, {"code": 500, "message": "Please retry.", "status": "INTERNAL"}, errors.ServerError),
-    (503, {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}, errors.OverloadedError),
 ]  # fmt: skip
 
 
@@ -112,24 +87,19 @@ def test_codes_then_words_then_the_status(status: int | None, error: Any, expect
 
 NUMBERED = [
     {"error": {"message": "x", "code": "N"}},
-    {"error": {"message": "x", "status": "N"}},
-    {"error": {"message": "x", "metadata": {"provider_error_code": "N"}}},
     {"error": {"message": "Provider returned error", "metadata": {"raw": {"error": {"code": "N"}}}}},
     {"error": {"message": "x"}, "code": "N"},
-    {"error": "x", "status": "N"},
     {"error": True, "message": "x", "statusCode": "N"},
     {"error": "N", "message": "x"},
-    {"object": "error", "message": "x", "type": "BadRequestError", "param": None, "code": "N"},
-    {"type": "error", "error": {"type": "api_error", "code": "N"}},
     {"code": "N", "message": "x", "data": None},
     {"detail": "x", "status": "N"},
 ]
 
 
-@pytest.mark.parametrize("status", STATUSES)
-def test_a_number_inside_a_200_is_judged_as_that_status(status: int) -> None:
+@pytest.mark.parametrize("form", NUMBERED, ids=json.dumps)
+def test_a_number_inside_a_200_is_judged_as_that_status(form: dict[str, Any]) -> None:
     """A status inside a 200, as number or text, decides as it would have outside."""
-    for form in NUMBERED:
+    for status in (402, 404, 429, 503):
         for spelled in (status, str(status), float(status)):
             document = json.loads(json.dumps(form).replace('"N"', json.dumps(spelled)))
             assert error_in(document, []) is document
@@ -138,11 +108,11 @@ def test_a_number_inside_a_200_is_judged_as_that_status(status: int) -> None:
             assert kind_of(200, complaint) is kind_of(None, complaint) is STATUSES[status]
 
 
-@pytest.mark.parametrize("code", [True, None, 0, 20012, 999, 399, "4000", "x", [402], {"a": 402}, 402.5])
-def test_other_codes_are_not_read_as_a_status(code: object) -> None:
+def test_other_codes_are_not_read_as_a_status() -> None:
     """A bool, and a server's own code, are not a status."""
-    complaint = complaint_of(json.dumps({"error": {"message": "x", "code": code}}))
-    assert (complaint.status, kind_of(200, complaint)) == (0, errors.ServerError)
+    for code in (True, None, 20012, 999, 399, "4000", "x", [402], {"a": 402}, 402.5):
+        complaint = complaint_of(json.dumps({"error": {"message": "x", "code": code}}))
+        assert (complaint.status, kind_of(200, complaint)) == (0, errors.ServerError), code
 
 
 @pytest.mark.parametrize(
@@ -151,16 +121,23 @@ def test_other_codes_are_not_read_as_a_status(code: object) -> None:
         {"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}], "error": None},
         {"choices": [], "base_resp": {"status_code": 0, "status_msg": ""}},
         {"choices": [], "code": 429, "message": "kept by a proxy"},
-        {"type": "message", "content": [], "stop_reason": "end_turn"},
         {"model": "m", "message": {"role": "assistant", "content": "404"}, "done": True},
         {"object": "chat.completion.chunk", "choices": [], "status": "completed"},
         {"message": "hello", "code": 200},
         {"error": {}},
+        [1],
+        "text",
     ],
 )
-def test_an_answer_is_no_error(document: dict[str, Any]) -> None:
-    """Fields that resemble an error do not make an answer one."""
-    assert error_in(document, []) is None
+def test_an_answer_is_no_error(document: Any) -> None:
+    """Fields that resemble an error do not make an answer one; what is not an object is no error."""
+    assert examine(json.dumps(document)).error is None
+
+
+def test_the_first_error_of_a_stream_counts() -> None:
+    """An error is found after pieces of text; a later one does not replace it."""
+    events = [{"choices": []}, {"error": {"message": "no"}}, {"error": "a later one"}]
+    assert examine("\n".join(map(json.dumps, events))).error == events[1]
 
 
 def test_errors_of_minimax_and_openrouter_are_found() -> None:
@@ -174,39 +151,27 @@ def test_errors_of_minimax_and_openrouter_are_found() -> None:
         complaint = complaint_of(json.dumps(body))
         assert kind_of(200, complaint) is kind_of(400, complaint) is errors.PermissionDeniedError
         assert complaint.words == "User location is not supported for the API use."
+    raw = json.dumps({"error": {"code": "json_validate_failed", "message": "m", "failed_generation": {"a": 1}}})
+    assert complaint_of(json.dumps({"error": {"message": "x", "metadata": {"raw": raw}}})).generated == '{"a": 1}'
     assert complaint_of('{"error": {"message": "m", "metadata": {"raw": null}}}').words == "m"
-
-
-@pytest.mark.parametrize(("said", "text"), [('{"a": 1', '{"a": 1'), ({"a": 1}, '{"a": 1}'), (None, ""), (3, "3")])
-def test_an_answer_that_the_server_refused_is_kept(said: object, text: str) -> None:
-    """The refused answer that Groq sends along is kept, also through a router."""
-    own = {"error": {"code": "json_validate_failed", "message": "m", "failed_generation": said}}
-    routed = {"error": {"code": 400, "message": "Provider returned error", "metadata": {"raw": json.dumps(own)}}}
-    assert complaint_of(json.dumps(own)).generated == complaint_of(json.dumps(routed)).generated == text
 
 
 def test_json_inside_a_string_is_unwrapped() -> None:
     """JSON inside an error or a message gives its own words and codes."""
     inner = json.dumps({"error": {"code": "context_length_exceeded", "message": "too long"}})
-    as_error = complaint_of(json.dumps({"error": inner}))
-    as_message = complaint_of(json.dumps({"error": {"type": "outer", "message": inner}}))
-    assert (as_error.words, as_error.codes) == ("too long", ("context_length_exceeded",))
-    assert (as_message.words, as_message.codes) == ("too long", ("outer", "context_length_exceeded"))
+    for body, codes in (({"error": inner}, ()), ({"error": {"type": "outer", "message": inner}}, ("outer",))):
+        complaint = complaint_of(json.dumps(body))
+        assert (complaint.words, complaint.codes) == ("too long", (*codes, "context_length_exceeded"))
 
 
 WORDS = {
     '[{"error": {"message": "in a list"}}]': "in a list",
     '{"message": "no error field"}': "no error field",
-    '{"detail": "a detail"}': "a detail",
-    '{"error": {"msg": "a msg"}}': "a msg",
     '{"error": {"detail": [{"loc": ["body"]}]}}': '[{"loc": ["body"]}]',
     '{"error": "[not json"}': "[not json",
-    '{"error": "[1]"}': "[1]",
     "<html><body>  <h1>502</h1>\n Bad   Gateway</body></html>": "502 Bad Gateway",
     "plain words": "plain words",
-    "": "",
     json.dumps({"error": {"message": "x" * 9999}}): "x" * 1000,
-    json.dumps({"error": "x" * 9999}): "x" * 1000,
     "x" * 9999: "x" * 300,
 }
 
@@ -235,12 +200,10 @@ NOW = 1_445_412_470.0  # Wed, 21 Oct 2015 07:27:50 GMT
         ({"retry-after-ms": "300", "retry-after": "9"}, 0.3),
         ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
         ({"retry-after": " 2.5 "}, 2.5),
-        ({"retry-after": "0"}, 0.0),
-        ({"retry-after": "86400"}, 86400.0),
         ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 10.0),
         ({"retry-after": "Wed, 21 Oct 2015 07:27:00 GMT"}, 0.0),
         ({"retry-after": "Wed, 99 Oct 2015 07:27:00 GMT"}, None),
-        *(({"retry-after": nonsense}, None) for nonsense in ("-1", "abc", "nan", "inf", "")),
+        ({"retry-after": "inf"}, None),
         ({}, None),
     ],
 )
@@ -249,18 +212,11 @@ def test_each_form_of_waiting_is_seconds(headers: dict[str, str], seconds: float
     assert retry_after(headers, NOW) == seconds
 
 
-@pytest.mark.parametrize(("delay", "seconds"), [("26s", 26.0), ("0.5s", 0.5), ("soon", None), (3, None), (None, None)])
-def test_google_asks_for_a_wait_in_the_body(delay: object, seconds: float | None) -> None:
+def test_google_asks_for_a_wait_in_the_body() -> None:
     """Google's `retryDelay` is read."""
-    body = {"error": {"code": 429, "details": ["x", {"@type": "RetryInfo", "retryDelay": delay}]}}
-    assert complaint_of(json.dumps(body)).wait == seconds
-
-
-def test_a_setting_that_a_model_refuses_can_be_left_out() -> None:
-    """The words of an InvalidRequestError name the setting."""
-    words = '"qwen" does not support thinking'
-    assert refused_settings(errors.InvalidRequestError(words)) == ("reasoning",)
-    assert refused_settings(errors.InvalidRequestError("x")) == refused_settings(errors.ServerError(words)) == ()
+    for delay, seconds in (("26s", 26.0), ("0.5s", 0.5), ("soon", None), (3, None)):
+        body = {"error": {"code": 429, "details": ["x", {"@type": "RetryInfo", "retryDelay": delay}]}}
+        assert complaint_of(json.dumps(body)).wait == seconds
 
 
 SEEN: dict[str, list[tuple[str, int, Any, str]]] = yaml.safe_load(
@@ -288,19 +244,10 @@ def test_known_codes_decide() -> None:
         assert _kind(status, {"error": {"message": "no words", **error}}).__name__ == expected, (server, error)
 
 
-def test_each_wording_has_an_example() -> None:
-    """Every pattern of the table matches a message that a server sent."""
+def test_each_wording_has_a_server_and_an_example() -> None:
+    """Every pattern of the table names a server, and matches a message that a server sent."""
     for group in error_rows()["words"]:
         said = [words for _, _, words, expected in SEEN["words"] if expected == group["error"]]
-        for pattern in group["seen_on"]:
+        for pattern, server in group["seen_on"].items():
+            assert server
             assert any(re.search(pattern, words, re.IGNORECASE) for words in said), pattern
-
-
-def test_each_row_names_its_error_and_its_server() -> None:
-    """Each row says where it was seen, and its error exists."""
-    for table in ("codes", "words", "vague_codes"):
-        for group in error_rows()[table]:
-            assert issubclass(getattr(errors, group["error"]), errors.LLMError)
-            assert all(group["seen_on"].values())
-    for name in error_rows()["statuses"].values():
-        assert issubclass(getattr(errors, name), errors.LLMError)

@@ -49,11 +49,6 @@ def wire_servers(pytestconfig: pytest.Config) -> Iterator[Servers]:
 
 
 @pytest.fixture
-def wire(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
-@pytest.fixture
 async def llm(
     request: pytest.FixtureRequest,
     wire: Wire,
@@ -88,7 +83,7 @@ def _check_usage(answer: Answer[Any]) -> None:
 
 
 @both
-@pytest.mark.parametrize("wire", cases("text"), indirect=True)
+@pytest.mark.parametrize("wire", cases("text"))
 async def test_text(llm: LLMManager, asynchronous: bool) -> None:
     """A question is answered with text and the usage that the server counted, in one request."""
     answer = await ask(llm, SINGLE[asynchronous], PROMPT)
@@ -98,7 +93,7 @@ async def test_text(llm: LLMManager, asynchronous: bool) -> None:
 
 
 @both
-@pytest.mark.parametrize("wire", cases("stream"), indirect=True)
+@pytest.mark.parametrize("wire", cases("stream"))
 async def test_stream(llm: LLMManager, asynchronous: bool) -> None:
     """The pieces of a stream make up its answer, with usage at the end."""
     if asynchronous:
@@ -115,7 +110,7 @@ async def test_stream(llm: LLMManager, asynchronous: bool) -> None:
 
 
 @both
-@pytest.mark.parametrize("wire", cases("schema"), indirect=True)
+@pytest.mark.parametrize("wire", cases("schema"))
 async def test_schema(llm: LLMManager, asynchronous: bool) -> None:
     """An answer with a schema is an instance of it."""
     answer = await ask(llm, SINGLE[asynchronous], JUDGE, schema=Verdict)
@@ -125,7 +120,7 @@ async def test_schema(llm: LLMManager, asynchronous: bool) -> None:
 
 
 @both
-@pytest.mark.parametrize("wire", cases("embeddings"), indirect=True)
+@pytest.mark.parametrize("wire", cases("embeddings"))
 async def test_embeddings(llm: LLMManager, asynchronous: bool) -> None:
     """Each text has its own vector, of the same length."""
     result = await llm.aembed("t", TEXTS) if asynchronous else llm.embed("t", TEXTS)
@@ -136,7 +131,7 @@ async def test_embeddings(llm: LLMManager, asynchronous: bool) -> None:
 
 
 @both
-@pytest.mark.parametrize("wire", cases("truncated"), indirect=True)
+@pytest.mark.parametrize("wire", cases("truncated"))
 async def test_truncated(llm: LLMManager, asynchronous: bool, wire: Wire) -> None:
     """An answer that the cap cuts twice is an error that holds its text."""
     with pytest.raises(OutputTruncatedError) as cut:
@@ -145,32 +140,31 @@ async def test_truncated(llm: LLMManager, asynchronous: bool, wire: Wire) -> Non
     assert len(cut.value.attempts) == 2
 
 
-async def _failure(llm: LLMManager, asynchronous: bool, prompt: str) -> LLMError:
+async def _failure(llm: LLMManager, asynchronous: bool, prompt: str) -> LLMError | None:
     with pytest.raises(AllModelsFailedError) as failed:
         await ask(llm, SINGLE[asynchronous], prompt)
     assert len(failed.value.attempts) == 1
-    assert failed.value.last is not None
     return failed.value.last
 
 
 @both
-@pytest.mark.parametrize("wire", cases("too_long"), indirect=True)
+@pytest.mark.parametrize("wire", cases("too_long"))
 async def test_too_long(llm: LLMManager, asynchronous: bool) -> None:
     """A prompt that does not fit is a ContextWindowError, with any wording of the server."""
     assert isinstance(await _failure(llm, asynchronous, LONG), ContextWindowError)
 
 
 @both
-@pytest.mark.parametrize("wire", cases("wrong_key"), indirect=True)
+@pytest.mark.parametrize("wire", cases("wrong_key"))
 async def test_wrong_key(llm: LLMManager, asynchronous: bool) -> None:
     """A refused key is an AuthenticationError with its status, and is not in its message."""
     error = await _failure(llm, asynchronous, PROMPT)
-    assert (type(error), error.status) == (AuthenticationError, 401)
-    assert "wrong-key" not in str(error)
+    assert isinstance(error, AuthenticationError)
+    assert (error.status, "wrong-key" in str(error)) == (401, False)
 
 
 @both
-@pytest.mark.parametrize("wire", cases("missing_model"), indirect=True)
+@pytest.mark.parametrize("wire", cases("missing_model"))
 async def test_missing_model(llm: LLMManager, asynchronous: bool) -> None:
     """A model that the server does not have is a ModelNotFoundError."""
     assert isinstance(await _failure(llm, asynchronous, PROMPT), ModelNotFoundError)
@@ -194,12 +188,8 @@ def all_wires(wire_servers: Servers, cassette: Cassette, monkeypatch: pytest.Mon
     for number, wire in enumerate(one for one in WIRES if one.embedded):
         base, key = wire_servers.reach(wire)
         monkeypatch.setenv(f"WIRE_KEY_{number}", key)
-        models[wire.name] = {
-            "model": f"{wire.provider}/smollm2-135m",
-            "api_base": base,
-            "api_version": wire.api_version,
-        }
-        models[wire.name]["api_key_env"] = f"WIRE_KEY_{number}"
+        models[wire.name] = {"model": f"{wire.provider}/smollm2-135m", "api_base": base}
+        models[wire.name] |= {"api_version": wire.api_version, "api_key_env": f"WIRE_KEY_{number}"}
     if wire_servers.recording:
         cassette.note("recorded_from", wire_servers.described(WIRES[0]) + "; and the same server over its other wires")
     with manager(models, max_tokens=120) as llm:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from manager_kit import Run
+from manager_kit import Run, prices
 from source_tree import ROOT
 
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
@@ -33,13 +33,18 @@ def params(made: ProxyExport) -> dict[str, Any]:
     return dict(made.document["model_list"][0]["litellm_params"])
 
 
+@pytest.fixture(autouse=True)
+def _prices_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PriceTable, "load", prices)
+
+
 @pytest.mark.parametrize("base", ["ft:gpt-4o-2024-08-06", "azure/ft:gpt-4o-2024-08-06"])
 def test_a_deployment_of_a_model_that_only_openai_lists_has_a_price(base: str) -> None:
     """The row through the proxy has a price, and so has the deployment in the proxy's own tables."""
     made = exported({"model": "azure/d", "api_base": "https://x.openai.azure.com", "base_model": base})
-    assert made.rows["m"]["base_model"] == "openai/ft:gpt-4o-2024-08-06"
     through = ModelConfig(alias="x", model=made.rows["m"]["model"], base_model=made.rows["m"]["base_model"])
-    assert PriceTable.load().price(through) is not None
+    assert through.base_model == "openai/ft:gpt-4o-2024-08-06"
+    assert prices().price(through) is not None
     assert made.document["model_list"][0]["model_info"]["base_model"] == base.replace("azure/", "openai/")
 
 
@@ -92,7 +97,6 @@ def test_the_packaged_file(environment: dict[str, str], export: Run, monkeypatch
     assert (code, yaml.safe_load(out)) == (0, yaml.safe_load(EXPECTED))
     assert "models.embedded.model: runs inside each process" in err
     assert "limits.openai: is shared by luna, openai/text-embedding-3-small here" in err
-    assert "budget.per_day: stays with the caller; the proxy has one period" in err
     assert not [value for value in ENVIRONMENT.values() if value in out + err]
 
 
@@ -105,11 +109,10 @@ def test_the_head_has_the_rows_that_go_through_the_proxy(export: Run, monkeypatc
     assert not readiness(moved.models["luna"]).ready
     monkeypatch.setenv("LITELLM_PROXY_API_BASE", "https://gateway.example")
     monkeypatch.setenv("LITELLM_PROXY_API_KEY", CANARY)
-    prices, config = PriceTable.load(), LLMConfig.model_validate(yaml.safe_load(PACKAGED.read_text()))
+    config = LLMConfig.model_validate(yaml.safe_load(PACKAGED.read_text()))
     for name, model in moved.models.items():
         before = config.models.get(name) or config.model("openai/text-embedding-3-small")
-        old, new = prices.price(before), prices.price(model)
-        assert (new.tiers, model.quality) == (old.tiers, before.quality)
+        assert (prices().price(model).tiers, model.quality) == (prices().price(before).tiers, before.quality)
         assert readiness(model).ready
     again = proxy_export(moved, {"models": rows})
     assert again.document["model_list"] == []
@@ -170,40 +173,22 @@ def test_every_other_field_is_spoken_of() -> None:
         assert moved or [line for line in made.stays if line.startswith(name)], name
 
 
-@pytest.mark.parametrize(
-    ("row", "told"),
-    [
-        (OPENAI | {"api_key_env": "MINE"}, {"api_key": "os.environ/MINE"}),
-        (OPENAI | {"api_key_command": "pass show x"}, {"api_key": "os.environ/M_API_KEY"}),
-        # The usual key goes to its own provider only; without a word here LiteLLM would send it.
-        (OPENAI | {"api_base": "https://o.example/v1"}, {"api_base": "https://o.example/v1", "api_key": "none"}),
-        # LiteLLM is told `openai/`, whose own endpoint must not get another provider's key.
-        ({"model": "groq/a"}, {"api_base": "https://api.groq.com/openai/v1", "api_key": "os.environ/GROQ_API_KEY"}),
-        (
-            {"model": "anthropic/claude-sonnet-5-5", "extra": {"top_k": 4}, "reasoning": "off"},
-            {"api_key": "os.environ/ANTHROPIC_API_KEY", "top_k": 4, "allowed_openai_params": ["top_k"]},
-        ),
-        (
-            OPENAI | {"price": {"input": 2, "output": 8, "cache_read": "0.5"}, "api_key_env": "K"},
-            {
-                "api_key": "os.environ/K",
-                "input_cost_per_token": 2e-6,
-                "output_cost_per_token": 8e-6,
-                "cache_read_input_token_cost": 5e-7,
-                "cache_creation_input_token_cost": 2e-6,
-            },
-        ),
-        (
-            OLLAMA | {"reasoning": "off", "keep_alive": "5m", "extra": {"options": {"top_k": 3}}},
-            {
-                "api_base": "http://127.0.0.1:11434",
-                "reasoning_effort": "none",
-                "keep_alive": "5m",
-                "extra_body": {"truncate": False, "options": {"top_k": 3}},
-            },
-        ),
-    ],
-)
+@pytest.mark.parametrize(("row", "told"), [
+    (OPENAI | {"api_key_env": "MINE"}, {"api_key": "os.environ/MINE"}),
+    (OPENAI | {"api_key_command": "pass show x"}, {"api_key": "os.environ/M_API_KEY"}),
+    # The usual key goes to its own provider only; without a word here LiteLLM would send it.
+    (OPENAI | {"api_base": "https://o.example/v1"}, {"api_base": "https://o.example/v1", "api_key": "none"}),
+    # LiteLLM is told `openai/`, whose own endpoint must not get another provider's key.
+    ({"model": "groq/a"}, {"api_base": "https://api.groq.com/openai/v1", "api_key": "os.environ/GROQ_API_KEY"}),
+    ({"model": "anthropic/claude-sonnet-5-5", "extra": {"top_k": 4}, "reasoning": "off"},
+     {"api_key": "os.environ/ANTHROPIC_API_KEY", "top_k": 4, "allowed_openai_params": ["top_k"]}),
+    (OPENAI | {"price": {"input": 2, "output": 8, "cache_read": "0.5"}, "api_key_env": "K"},
+     {"api_key": "os.environ/K", "input_cost_per_token": 2e-6, "output_cost_per_token": 8e-6,
+      "cache_read_input_token_cost": 5e-7, "cache_creation_input_token_cost": 2e-6}),
+    (OLLAMA | {"reasoning": "off", "keep_alive": "5m", "extra": {"options": {"top_k": 3}}},
+     {"api_base": "http://127.0.0.1:11434", "reasoning_effort": "none", "keep_alive": "5m",
+      "extra_body": {"truncate": False, "options": {"top_k": 3}}}),
+])  # fmt: skip
 def test_a_row_in_the_proxys_words(row: dict[str, Any], told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """It has the address, the key variable, and the settings of each request."""
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
@@ -225,17 +210,14 @@ def test_what_came_from_a_variable_is_a_reference(monkeypatch: pytest.MonkeyPatc
     assert said == ["models.m.api_base", "models.m.extra.d", "models.m.extra.e"]
 
 
-@pytest.mark.parametrize(
-    ("row", "says"),
-    [
-        (OPENAI | {"num_ctx": "${UNSET}"}, "models.m.unset: UNSET is not set here"),
-        ({"model": "openai/${UNSET}"}, "models.m.model: UNSET is not set"),
-        (OPENAI | {"api_base": "ftp://models.example/v1"}, "models.m.api_base: is not an http or https URL"),
-        (OPENAI | {"api_base": "http://localhost:1/v1"}, "models.m.api_base: is a server on this machine"),
-        (OPENAI | {"num_ctx": 5}, "models.m.num_ctx: has a meaning for Ollama only"),
-        (AZURE, "models.m.api_key_env: is not needed with Entra ID"),
-    ],
-)
+@pytest.mark.parametrize(("row", "says"), [
+    (OPENAI | {"num_ctx": "${UNSET}"}, "models.m.unset: UNSET is not set here"),
+    ({"model": "openai/${UNSET}"}, "models.m.model: UNSET is not set"),
+    (OPENAI | {"api_base": "ftp://models.example/v1"}, "models.m.api_base: is not an http or https URL"),
+    (OPENAI | {"api_base": "http://localhost:1/v1"}, "models.m.api_base: is a server on this machine"),
+    (OPENAI | {"num_ctx": 5}, "models.m.num_ctx: has a meaning for Ollama only"),
+    (AZURE, "models.m.api_key_env: is not needed with Entra ID"),
+])  # fmt: skip
 def test_what_cannot_move_is_said(row: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is listed with advice. If Azure is used without a key, no key is named."""
     for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"):

@@ -8,17 +8,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
+from fault_server import refused
 from pydantic import BaseModel
 
 from testronaut_llm import LLMManager
@@ -43,62 +42,42 @@ class Option(BaseModel):
     meaning: str
 
 
-@dataclass(frozen=True)
-class Team:
-    """The llm.yaml of one machine, and the same file with each model behind the proxy."""
-
-    alone: Path
-    behind: Path
-
-
-@pytest.fixture(scope="module")
-def team(embedded_server: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
-    folder = tmp_path_factory.mktemp("team")
-    alone, proxy = folder / "llm.yaml", folder / "proxy.yaml"
-    with pytest.MonkeyPatch.context() as patch:
-        url = f"http://127.0.0.1:{_free_port()}"
-        patch.setenv("TINY_KEY", embedded_server.token)
-        patch.setenv("LITELLM_PROXY_API_BASE", url)
-        patch.setenv("LITELLM_PROXY_API_KEY", MASTER)
-        alone.write_text(_one_machine(embedded_server.api_base))
-        patch.setattr(sys, "argv", ["testronaut-llm", "export", "litellm-proxy", "-c", str(alone), "--out", str(proxy)])
-        with pytest.raises(SystemExit, match="0"):
-            main()
-        assert embedded_server.token not in proxy.read_text()
-        with _running(proxy, url, {"TINY_KEY": embedded_server.token, "LITELLM_MASTER_KEY": MASTER}):
-            yield Team(alone=alone, behind=_behind(folder, alone, proxy))
-
-
-def _one_machine(api_base: str) -> str:
-    reach = f'api_base: "{api_base}", api_key_env: TINY_KEY, price: {{input: 1, output: 2}}, context_window: 8192'
-    return f"""version: 1
+ONE_MACHINE = """version: 1
 models:
   tiny: {{model: openai/tiny, quality: 3, {reach}}}
-  down: {{model: openai/down, api_base: "http://127.0.0.1:{_free_port()}/v1", price: {{input: 1, output: 2}}}}
+  down: {{model: openai/down, api_base: "{down}/v1", price: {{input: 1, output: 2}}}}
   rare: {{model: openai/tiny, limits: {{rpm: 1}}, {reach}}}
 tasks:
   default: {{models: [tiny], max_tokens: 60, cache: "off"}}
   unlucky: {{models: [down, tiny], strategy: as_listed, max_tokens: 60, cache: "off", retries: 0}}
   limited: {{models: [rare], max_tokens: 20, allow_truncated: true, cache: "off", retries: 0}}
 """
+REACH = 'api_base: "{}", api_key_env: TINY_KEY, price: {{input: 1, output: 2}}, context_window: 8192'
 
 
-def _behind(folder: Path, alone: Path, proxy: Path) -> Path:
-    """Returns the file with its models' lines replaced by those of the proxy's file, and one row for a task."""
-    head = [line[3:] for line in proxy.read_text().splitlines() if "{model: litellm_proxy/" in line]
-    config = yaml.safe_load(alone.read_text())
-    config["models"] |= yaml.safe_load("\n".join(head))
-    config["models"]["unlucky"] = config["models"]["tiny"] | {"model": "litellm_proxy/unlucky"}
-    config["tasks"]["unlucky"]["models"] = ["unlucky"]
-    path = folder / "behind.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port
+@pytest.fixture(scope="module")
+def team(embedded_server: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """The llm.yaml of one machine, and the same file with each model behind the proxy."""
+    folder = tmp_path_factory.mktemp("team")
+    alone, behind, proxy = folder / "llm.yaml", folder / "behind.yaml", folder / "proxy.yaml"
+    alone.write_text(ONE_MACHINE.format(reach=REACH.format(embedded_server.api_base), down=refused()))
+    with pytest.MonkeyPatch.context() as patch:
+        url = refused()
+        patch.setenv("TINY_KEY", embedded_server.token)
+        patch.setenv("LITELLM_PROXY_API_BASE", url)
+        patch.setenv("LITELLM_PROXY_API_KEY", MASTER)
+        patch.setattr(sys, "argv", ["testronaut-llm", "export", "litellm-proxy", "-c", str(alone), "--out", str(proxy)])
+        with pytest.raises(SystemExit, match="0"):
+            main()
+        assert embedded_server.token not in proxy.read_text()
+        head = [line[3:] for line in proxy.read_text().splitlines() if "{model: litellm_proxy/" in line]
+        config = yaml.safe_load(alone.read_text())
+        config["models"] |= yaml.safe_load("\n".join(head))
+        config["models"]["unlucky"] = config["models"]["tiny"] | {"model": "litellm_proxy/unlucky"}
+        config["tasks"]["unlucky"]["models"] = ["unlucky"]
+        behind.write_text(yaml.safe_dump(config))
+        with _running(proxy, url, {"TINY_KEY": embedded_server.token, "LITELLM_MASTER_KEY": MASTER}):
+            yield alone, behind
 
 
 @contextlib.contextmanager
@@ -124,10 +103,10 @@ def _alive(url: str) -> bool:
     return False
 
 
-def test_a_moved_row_gives_the_same_answer(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_moved_row_gives_the_same_answer(team: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """With one line of llm.yaml changed, the same weights answer the same through the proxy, at the same price."""
     question, schema = "What does ls do?", {"schema": Option, "max_tokens": 300}
-    with LLMManager(team.alone) as alone, LLMManager(team.behind) as behind:
+    with LLMManager(team[0]) as alone, LLMManager(team[1]) as behind:
         here, there = alone.complete(None, question), behind.complete(None, question)
         with behind.stream(None, question) as stream:
             assert "".join(stream) == there.text == here.text
@@ -140,15 +119,15 @@ def test_a_moved_row_gives_the_same_answer(team: Team, monkeypatch: pytest.Monke
         assert (attempt.error, answer.text) == (None, there.text)
     # A stranger on the network spends nothing; without a database the proxy says so with a 400, not a 401.
     monkeypatch.setenv("LITELLM_PROXY_API_KEY", "sk-wrong-0123456789abcdefghijklm")
-    with LLMManager(team.behind) as behind, pytest.raises(InvalidRequestError, match="No connected db"):
+    with LLMManager(team[1]) as behind, pytest.raises(InvalidRequestError, match="No connected db"):
         behind.complete(None, "hi")
 
 
-def test_a_limit_holds_for_all_callers(team: Team) -> None:
+def test_a_limit_holds_for_all_callers(team: tuple[Path, Path]) -> None:
     """At one request a minute, one of two callers is refused (or of four, at the turn of a minute)."""
     said: list[object] = []
     for number in range(4):
-        with LLMManager(team.behind) as one:
+        with LLMManager(team[1]) as one:
             try:
                 said.append(one.complete("limited", f"hello {number}").text)
             except AllModelsFailedError as refused:
