@@ -59,24 +59,18 @@ async def test_cooldown_probe_and_recovery(api: Make, mode: str) -> None:
 @pytest.mark.parametrize(
     ("reply", "counts"),
     [
-        (faults.error("server_error"), True),
-        (faults.error("unavailable"), True),
-        (faults.error("overloaded"), True),
         (faults.error("rate_limit"), True),
         (faults.reset_before_headers, True),
-        (faults.silent, True),
         ("no server", True),
         (faults.error("server_error", headers={"x-should-retry": "false"}), True),
         (faults.error("authentication"), False),
-        (faults.error("quota"), False),
         (faults.raw(200, b"<html>", "text/html"), False),
     ],
 )
 def test_what_counts_as_a_failure(api: Make, reply: Callable[..., None] | str, counts: bool) -> None:
     """Temporary failures count; a server that refuses the request, or answers invalid text, is not down."""
     a = "http://127.0.0.1:9" if isinstance(reply, str) else api("a", reply)
-    timeout = 0.1 if reply is faults.silent else 30
-    with manager({"a": model("openai", a)}, retries=0, timeout=timeout) as llm:
+    with manager({"a": model("openai", a)}, retries=0) as llm:
         fail(llm)
         assert llm._caller.services.limiter.cooldown("a (openai/gpt-4o-mini)")[0] is counts
 

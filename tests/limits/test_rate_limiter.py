@@ -49,7 +49,7 @@ JOBS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(JOBS)
 def test_no_limit_is_exceeded_and_every_call_gets_its_turn(jobs: list[Job]) -> None:
     """For any calls, the requests and tokens of each minute and the slots stay within the rules, in order."""
@@ -93,29 +93,19 @@ def test_requests_a_minute() -> None:
 
 
 def test_tokens_are_reserved_by_estimate_and_corrected_by_usage() -> None:
-    """An estimate counts until the answer says what was used, which wakes the next call."""
-    still = Still(TPM)
-    first, second = still.turn(80), still.ticket(30)
-    assert not second.turn()
-    assert second.at_least == 0.0  # the first may turn out to be short
-    first.leave(sent=True, tokens=10, headers={})
-    assert second.woken.is_set()
-    assert second.turn()
-    assert not still.ticket(70).turn()
-
-
-def test_a_correction_shortens_the_wait_of_the_first_in_line() -> None:
-    """The first in line is woken to check again, even if its turn has not come."""
+    """An estimate counts until the answer says what was used; then the next call sends or waits less."""
     still = Still(TPM)
     still.asked(tokens=30)
     still.now += 30
-    second, third = still.turn(70), still.ticket(80)
+    second, third, fourth = still.turn(70), still.ticket(80), still.ticket(5)
     assert not third.turn()
     assert third.look_in == 60.0
     second.leave(sent=True, tokens=10, headers={})
     assert third.woken.is_set()
     assert not third.turn()
     assert (third.look_in, third.woken.is_set()) == (30.0, False)
+    still.now += 30
+    assert [third.turn(), fourth.turn()] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -158,24 +148,6 @@ def test_calls_go_in_the_order_they_came() -> None:
     assert [large.turn(), small.turn(), other.turn()] == [False, False, True]
     still.now += 60
     assert [large.turn(), small.turn()] == [True, True]
-
-
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_call_that_leaves_makes_room_once(place: int) -> None:
-    """Leaving the slot or the line wakes the next call, and leaving twice frees one place."""
-    still = Still(ONE)
-    line = [still.ticket() for _ in range(4)]
-    assert [ticket.turn() for ticket in line] == [True, False, False, False]
-    leaver = line.pop(place)
-    leaver.leave()
-    leaver.leave()
-    for ticket, later in zip(line, [*line[1:], None], strict=True):
-        assert ticket.holds
-        assert ticket.woken.is_set()
-        assert later is None or not later.turn()
-        ticket.leave()
-    assert not still.limiter.line
-    assert not any(gate.running for gate in still.limiter.gates.values())
 
 
 def test_a_new_limit_holds_for_the_next_request() -> None:
@@ -314,28 +286,21 @@ def anthropic(kind: str, remaining: str, reset: str, limit: str) -> dict[str, st
     ("headers", "pause"),
     [
         ({}, 0.0),
-        ({"content-type": "application/json"}, 0.0),
         (openai("requests", "499", "120ms"), 0.0),
-        (openai("requests", "0", "6m0s"), 360.0),
-        (openai("requests", "0", "20ms"), 0.02),
         (openai("requests", "0", "1d2h3m4.5s"), 93784.5),
-        (openai("requests", "0", "17"), 17.0),
+        (openai("requests", "-1", "17"), 17.0),
         (openai("requests", "0", str(NOW + 8)), 8.0),
         (openai("requests", "0", str(NOW - 8)), 0.0),
         (openai("tokens", "1000", "30s"), 0.0),
-        (openai("tokens", "0", "30s", "60000"), 30.0),
         (openai("tokens", "100", "30s"), 30.0),
         (openai("tokens", "500", "60s", "60500"), 0.5),  # it fills up evenly, and 500 are missing
         (openai("tokens", "10", "30s", "20"), 30.0),  # never enough: wait for all there is
         ({**openai("requests", "0", "3s"), **openai("tokens", "0", "5s")}, 5.0),
         (anthropic("requests", "0", "2026-09-21T14:13:30Z", "50"), 10.0),
         (anthropic("input-tokens", "0", "2026-09-21T14:13:21+00:00", "50000"), 1.0),
-        (anthropic("tokens", "0", "2026-09-21T13:00:00Z", "8000"), 0.0),
-        (openai("requests", "-1", "1s"), 1.0),
         (openai("requests", "few", "9s"), 0.0),
         (openai("requests", "nan", "9s"), 0.0),
         (openai("requests", "0", "soon"), 0.0),
-        (openai("requests", "0", ""), 0.0),
         (openai("requests", "0", "inf"), 0.0),
         ({"x-ratelimit-remaining-requests": "0"}, 0.0),
     ],
