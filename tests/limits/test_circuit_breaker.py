@@ -8,11 +8,9 @@ from pathlib import Path
 
 import faults
 import pytest
-from manager_kit import Make, ask, manager, model
-from typer.testing import CliRunner
+from manager_kit import Make, Run, ask, manager, model
 
 from testronaut_llm import LLMManager, errors
-from testronaut_llm.cli.app import app
 from testronaut_llm.limits import rules
 from testronaut_llm.limits.rate_limiter import RateLimiter
 
@@ -144,12 +142,12 @@ def test_route_shows_cooldowns_waits_and_limits(api: Make) -> None:
     assert only.kept
 
 
-def test_the_command_line_names_the_limits(tmp_path: Path) -> None:
+def test_the_command_line_names_the_limits(run: Run, tmp_path: Path) -> None:
     """`route` shows the limits in its table and in its JSON."""
     (tmp_path / "llm.yaml").write_text(
         "version: 1\ntasks: {t: {models: [openai/gpt-4o-mini]}}\nlimits: {openai: {rpm: 500, concurrency: 16}}\n"
     )
-    command, key = ["route", "t", "hi", "--config", str(tmp_path / "llm.yaml")], {"OPENAI_API_KEY": "x" * 20}
-    (row,) = json.loads(CliRunner().invoke(app, [*command, "--json"], env=key).stdout)["candidates"]
+    command = ["route", "t", "hi", "--config", str(tmp_path / "llm.yaml")]
+    (row,) = json.loads(run(*command, "--json")[1])["candidates"]
     assert row["limits"] == ["limits.openai (rpm: 500, concurrency: 16)"]
-    assert "concurrency: 16" in " ".join(CliRunner().invoke(app, command, env=key).stdout.replace("│", " ").split())
+    assert "concurrency: 16" in run(*command)[1]

@@ -191,27 +191,14 @@ def _fail(still: Still, times: int = 5) -> None:
 
 
 def test_failures_in_a_row_start_a_cooldown_and_an_answer_ends_it() -> None:
-    """The answer of the one probe lets all others through."""
+    """A failed probe doubles the cooldown up to a minute; the answer of the one probe lets all others through."""
     still = Still()
     _fail(still, 4)
     still.asked(InvalidRequestError("its server is there"))
+    older = [still.turn() for _ in range(3)]
     _fail(still, 4)
     assert still.limiter.cooldown("m") == (False, 0.0)
     _fail(still, 1)
-    assert still.limiter.cooldown("m") == (True, 5.0)
-    probe, second, third = still.ticket(), still.ticket(), still.ticket()
-    assert not any([probe.turn(), second.turn(), third.turn()])
-    still.now += 5
-    assert [probe.turn(), second.turn()] == [True, False]
-    probe.leave(sent=True, headers={})
-    assert [second.turn(), third.turn(), still.ticket().turn()] == [True, True, True]
-
-
-def test_each_failed_probe_doubles_the_cooldown() -> None:
-    """A cooldown grows up to a minute, or to the provider's wait; calls that waited for it fail."""
-    still = Still()
-    older = [still.turn() for _ in range(3)]
-    _fail(still)
     cooldowns = []
     for _ in range(6):
         cooldowns.append(still.limiter.cooldown("m")[1])
@@ -222,13 +209,22 @@ def test_each_failed_probe_doubles_the_cooldown() -> None:
         assert not waiting.turn()
         probe.leave(sent=True, error=ServerError("boom"))
         assert not waiting.turn()
-        assert waiting.is_in_vain
+        assert waiting.is_in_vain  # a call waits for one cooldown only
         waiting.leave()
     assert cooldowns == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
+    still.now += 60
+    probe, second, third = still.turn(), still.ticket(), still.ticket()
+    assert not any([second.turn(), third.turn()])
+    probe.leave(sent=True, headers={})
+    assert [second.turn(), third.turn(), still.ticket().turn()] == [True, True, True]
+
+
+def test_a_cooldown_is_no_shorter_than_the_provider_asks() -> None:
+    """The wait that a failure names is longer than the first cooldown."""
     still = Still()
     _fail(still, 4)
     still.asked(OverloadedError("busy", retry_after=33.0))
-    assert still.limiter.cooldown("m") == (True, 33.0)  # the provider knows better
+    assert still.limiter.cooldown("m") == (True, 33.0)
 
 
 def test_a_probe_that_was_cancelled_leaves_its_place_to_the_next() -> None:
