@@ -100,18 +100,6 @@ def test_the_only_model_is_waited_for(api: Make, monkeypatch: pytest.MonkeyPatch
         assert llm.complete("t", "hi").attempts[0].waited < 0.2
 
 
-def test_a_cooldown_beyond_the_deadline_fails_at_once(api: Make) -> None:
-    """The error says when the cooldown ends, and nothing is sent."""
-    a = api("a", faults.error("server_error"))
-    with manager({"a": model("openai", a)}, retries=0) as llm:
-        Clock(llm)
-        fail(llm)
-        with pytest.raises(errors.AllModelsFailedError, match="its cooldown after 5 failures") as caught:
-            llm.complete("t", "hi", deadline=4)
-    assert len(a.asked) == 5
-    assert caught.value.retry_after == 5.0
-
-
 def test_a_cooldown_is_waited_for_once(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a server is down, a batch does not wait for a cooldown for each of its calls."""
     monkeypatch.setattr(rules, "FIRST_COOLDOWN", 0.1)

@@ -35,17 +35,17 @@ class Server:
         if not holds:
             self.go.set()
 
-    def __call__(self, exchange: Exchange) -> None:
+    def _count(self, change: int) -> None:
         with self._lock:
-            self.now += 1
+            self.now += change
             self.most = max(self.most, self.now)
-        try:
-            while not self.go.is_set():
-                exchange.wait(0.005)
-            exchange.wait(self._seconds)
-        finally:
-            with self._lock:
-                self.now -= 1
+
+    def __call__(self, exchange: Exchange) -> None:
+        self._count(1)
+        while not self.go.is_set():
+            exchange.wait(0.005)
+        exchange.wait(self._seconds)
+        self._count(-1)
         faults.good()(exchange)
 
 

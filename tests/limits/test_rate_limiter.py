@@ -127,19 +127,6 @@ def test_only_known_usage_changes_what_is_reserved(given_back: dict[str, object]
     assert still.ticket().turn() is not given_back.get("sent", False)
 
 
-def test_a_request_larger_than_the_limit_counts_as_the_limit() -> None:
-    """It waits for an empty minute, and delays others for one minute."""
-    still = Still(TPM)
-    still.asked(tokens=1)
-    large, next_one = still.ticket(5000), still.ticket(50)
-    assert not large.turn()
-    still.now += 60
-    assert large.turn()
-    large.leave(sent=True, tokens=9000, headers={})
-    assert not next_one.turn()
-    assert next_one.at_least == 60.0
-
-
 def test_calls_go_in_the_order_they_came() -> None:
     """A small call does not pass a large one that waits for the same tokens; one under other limits does."""
     still = Still(TPM)
@@ -179,9 +166,11 @@ def test_a_pause_that_the_provider_asks_for_holds_back_later_calls(error: LLMErr
     still.asked(RateLimitError("slow", retry_after=86400.0))
     still.now += LONGEST_PAUSE
     still.asked(headers={"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m30s"})  # a good answer
-    last = still.ticket()
-    assert not last.turn()
-    assert last.at_least == pytest.approx(90.0)
+    assert still.limiter.cooldown("m") == (False, 90.0)
+    still.now += 90
+    _fail(still, 4)
+    still.asked(OverloadedError("busy", retry_after=33.0))  # its cooldown is as long as the provider asks
+    assert still.limiter.cooldown("m") == (True, 33.0)
 
 
 def _fail(still: Still, times: int = 5) -> None:
@@ -217,14 +206,6 @@ def test_failures_in_a_row_start_a_cooldown_and_an_answer_ends_it() -> None:
     assert not any([second.turn(), third.turn()])
     probe.leave(sent=True, headers={})
     assert [second.turn(), third.turn(), still.ticket().turn()] == [True, True, True]
-
-
-def test_a_cooldown_is_no_shorter_than_the_provider_asks() -> None:
-    """The wait that a failure names is longer than the first cooldown."""
-    still = Still()
-    _fail(still, 4)
-    still.asked(OverloadedError("busy", retry_after=33.0))
-    assert still.limiter.cooldown("m") == (True, 33.0)
 
 
 def test_a_probe_that_was_cancelled_leaves_its_place_to_the_next() -> None:

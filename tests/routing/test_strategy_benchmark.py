@@ -39,10 +39,8 @@ def test_the_optima_are_those_of_brute_force(benchmark: ModuleType) -> None:
                 fits = fits and (one is None or one.worst_cost <= left)
                 greedy = greedy and (one is not None or all(c.worst_cost > left for c in listed))
                 spent += one.est_cost if one is not None else 0
-            if fits:
-                qualities.append(sum(one.quality for one in plan if one is not None))
-            if fits and greedy:
-                costs.append((-sum(one is not None for one in plan), spent))
+            qualities += [sum(one.quality for one in plan if one is not None)] * fits
+            costs += [(-sum(one is not None for one in plan), spent)] * (fits and greedy)
         answered, spent = benchmark.least_money(short)
         assert benchmark.most_quality(short) == max(qualities)
         assert (-answered, spent) == min(costs)
