@@ -127,18 +127,6 @@ def test_only_known_usage_changes_what_is_reserved(given_back: dict[str, object]
     assert still.ticket().turn() is not given_back.get("sent", False)
 
 
-def test_a_request_larger_than_the_limit_counts_as_the_limit() -> None:
-    """It waits for an empty minute, and delays others for one minute."""
-    still = Still(TPM)
-    still.asked(tokens=1)
-    large, next_one = still.ticket(5000), still.ticket(50)
-    assert not large.turn()
-    still.now += 60
-    assert large.turn()
-    large.leave(sent=True, tokens=9000, headers={})
-    assert (next_one.turn(), next_one.at_least) == (False, 60.0)
-
-
 def test_calls_go_in_the_order_they_came() -> None:
     """A small call does not pass a large one that waits for the same tokens; one under other limits does."""
     still = Still(TPM)

