@@ -244,6 +244,14 @@ def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert path.stat().st_size < size * 0.6
 
 
+def test_a_long_process_remembers_few_estimates(counter: TokenCounter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Estimates whose answers never arrive do not fill the memory."""
+    monkeypatch.setattr(token_counter, "_ESTIMATES", 2)
+    for n in range(9):
+        counter.estimate(model("openai/gpt-4o"), prompt("x " * n))
+    assert len(counter._estimates) == 2
+
+
 def test_a_damaged_line_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """There is one warning; the other lines count."""
     path = tmp_path / "tokens.jsonl"
