@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -34,17 +35,17 @@ class Server:
         if not holds:
             self.go.set()
 
-    def __call__(self, exchange: Exchange) -> None:
+    def _count(self, change: int) -> None:
         with self._lock:
-            self.now += 1
+            self.now += change
             self.most = max(self.most, self.now)
-        try:
-            while not self.go.is_set():
-                exchange.wait(0.005)
-            exchange.wait(self._seconds)
-        finally:
-            with self._lock:
-                self.now -= 1
+
+    def __call__(self, exchange: Exchange) -> None:
+        self._count(1)
+        while not self.go.is_set():
+            exchange.wait(0.005)
+        exchange.wait(self._seconds)
+        self._count(-1)
         faults.good()(exchange)
 
 
@@ -53,11 +54,25 @@ def in_line(llm: LLMManager) -> int:
     return len(llm._caller.services.limiter.line)
 
 
+@pytest.fixture
+def held(api: Make) -> Server:
+    """The server of the model of `one_slot`, which holds its requests."""
+    server = Server(holds=True)
+    api("a", server)
+    return server
+
+
+@pytest.fixture
+def one_slot(api: Make, held: Server) -> Iterator[LLMManager]:
+    """A manager of a model with one slot, which is free again after the test."""
+    with manager({"a": model("openai", api("a", held), limits=ONE)}) as llm:
+        yield llm
+        assert is_idle(llm)
+
+
 @pytest.mark.parametrize(
     ("row", "limits", "expected"),
     [
-        ({"model": "openai/x"}, {}, []),
-        ({"model": "openai/x", "limits": {"rpm": 5}}, {}, ["models.m.limits (rpm: 5)"]),
         ({"model": "openai/x"}, {"openai": {"tpm": 5000}, "azure": {"rpm": 1}}, ["limits.openai (tpm: 5,000)"]),
         (
             {"model": "openai/x", "limits": ONE},
@@ -65,10 +80,7 @@ def in_line(llm: LLMManager) -> int:
             ["models.m.limits (concurrency: 1)", "limits.openai (rpm: 1)", "limits.https://api.openai.com/v1 (rpm: 2)"],
         ),
         ({"model": "openai/x"}, {"https://api.openai.com/": {"rpm": 2}}, ["limits.https://api.openai.com/ (rpm: 2)"]),
-        ({"model": "openai/x"}, {"https://api.openai.co": {"rpm": 2}}, []),
         ({"model": "openai/x", "api_base": "http://127.0.0.1:1/v1"}, {"https://api.openai.com": {"rpm": 2}}, []),
-        ({"model": "ollama/x"}, {}, ["http://127.0.0.1:11434 (concurrency: 1, by default)"]),
-        ({"model": "ollama/x"}, {"ollama": {"concurrency": 2}}, ["limits.ollama (concurrency: 2)"]),
         (
             {"model": "ollama/x"},
             {"http://127.0.0.1:11434/v1": {"rpm": 9}},
@@ -109,17 +121,13 @@ def test_threads_and_tasks_stay_within_a_limit(api: Make) -> None:
 
 def test_a_call_beyond_the_minute_waits(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """At two requests a minute, the third and fifth call wait, and their attempts and events say how long."""
-    monkeypatch.setattr(rules, "MINUTE", 0.3)
+    monkeypatch.setattr(rules, "MINUTE", 0.4)
     a = api("a", faults.good())
     with manager({"a": model("openai", a, limits={"rpm": 2})}) as llm, structlog.testing.capture_logs() as captured:
         structlog.configure(processors=structlog.get_config()["processors"])
         answers = [llm.complete("t", "hi") for _ in range(5)]
-    at = [one.at for one in a.asked]
-    assert at[2] - at[0] >= 0.25
-    assert at[4] - at[2] >= 0.25
     waited = [answer.attempts[0].waited for answer in answers]
-    assert waited[2] > 0.1 > waited[1]
-    assert waited[4] > 0.1 > waited[3]
+    assert [seconds > 0.05 for seconds in waited] == [False, False, True, False, True]
     reported = [one["llm.waited_s"] for one in captured if one["event"] == "llm_attempt"]
     assert reported == pytest.approx(waited, abs=1e-3)
 
@@ -131,12 +139,10 @@ async def test_a_wait_beyond_the_deadline_goes_to_the_next_model(api: Make, mode
     async with manager({"a": model("openai", a, limits={"rpm": 1}), "b": model("openai", b)}) as llm:
         assert (await ask(llm, mode)).model == "a"
         answer = await ask(llm, mode, deadline=20)
-        assert answer.model == "b"
-        assert answer.latency < 10
         with pytest.raises(errors.AllModelsFailedError) as caught:
             await ask(llm, mode, model="a", deadline=20)
     skipped = answer.attempts[0]
-    assert (skipped.model, skipped.cost, skipped.usage) == ("a", 0, None)
+    assert (answer.model, skipped.model, skipped.cost, skipped.usage) == ("b", "a", 0, None)
     assert isinstance(skipped.error, errors.RateLimitError)
     assert "models.a.limits (rpm: 1) makes it wait at least 6" in str(skipped.error) or "5" in str(skipped.error)
     assert "raise the limit or the call's `deadline`" in str(skipped.error)
@@ -145,20 +151,17 @@ async def test_a_wait_beyond_the_deadline_goes_to_the_next_model(api: Make, mode
     assert (len(a.asked), len(b.asked)) == (1, 1)
 
 
-def test_a_slot_that_does_not_come_free_ends_with_the_deadline(api: Make) -> None:
+def test_a_slot_that_does_not_come_free_ends_with_the_deadline(one_slot: LLMManager, held: Server) -> None:
     """A call waits for a slot until its deadline, and its error names the limit."""
-    server = Server(holds=True)
-    a = api("a", server)
-    with manager({"a": model("openai", a, limits=ONE)}) as llm, ThreadPoolExecutor(1) as pool:
-        first = pool.submit(llm.complete, "t", "hi")
-        assert eventually(lambda: server.now == 1)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(one_slot.complete, "t", "hi")
+        assert eventually(lambda: held.now == 1)
         with pytest.raises(errors.LLMTimeoutError, match=r"models\.a\.limits \(concurrency: 1\)") as caught:
-            llm.complete("t", "hi", deadline=0.2)
+            one_slot.complete("t", "hi", deadline=0.2)
         assert caught.value.attempts[0].waited > 0.15  # from its place in line on
-        server.go.set()
+        held.go.set()
         assert first.result().text
-        assert used_slots(llm) == 0
-    assert len(a.asked) == 1
+    assert held.most == 1
 
 
 def test_the_time_in_line_is_no_part_of_the_timeout(api: Make) -> None:
@@ -172,41 +175,37 @@ def test_the_time_in_line_is_no_part_of_the_timeout(api: Make) -> None:
     assert (len(a.asked), server.most) == (4, 1)  # a local model is asked one at a time by default
 
 
-def test_ctrl_c_in_line_gives_the_place_back(api: Make) -> None:
+def test_ctrl_c_in_line_gives_the_place_back(one_slot: LLMManager, held: Server) -> None:
     """An interrupted call leaves the line, and the calls after it have their turn."""
-    server, main = Server(holds=True), threading.get_ident()
-    with manager({"a": model("openai", api("a", server), limits=ONE)}) as llm, ThreadPoolExecutor(2) as pool:
-        pool.submit(llm.complete, "t", "hi")
-        assert eventually(lambda: server.now == 1)
+    main = threading.get_ident()
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(one_slot.complete, "t", "hi")
+        assert eventually(lambda: held.now == 1)
 
         def interrupt() -> None:
-            assert eventually(lambda: in_line(llm) == 1)
+            assert eventually(lambda: in_line(one_slot) == 1)
             time.sleep(0.05)
             signal.pthread_kill(main, signal.SIGINT)
 
         pool.submit(interrupt)
         with pytest.raises(KeyboardInterrupt):
-            llm.complete("t", "hi")
-        assert in_line(llm) == 0
-        server.go.set()
-        assert llm.complete("t", "hi").text
-        assert is_idle(llm)
+            one_slot.complete("t", "hi")
+        assert in_line(one_slot) == 0
+        held.go.set()
+        assert one_slot.complete("t", "hi").text
 
 
 @pytest.mark.parametrize("place", ["in line", "sending"])
-async def test_a_cancelled_task_gives_its_place_to_the_next(api: Make, place: str) -> None:
+async def test_a_cancelled_task_gives_its_place_to_the_next(one_slot: LLMManager, held: Server, place: str) -> None:
     """Tasks behind a cancelled one are answered, whether it was in line or had the slot."""
-    server = Server(holds=True)
-    async with manager({"a": model("openai", api("a", server), limits=ONE)}) as llm:
-        tasks = [asyncio.create_task(ask(llm, "acomplete")) for _ in range(3)]
-        await asyncio.to_thread(eventually, lambda: server.now == 1 and in_line(llm) == 2)
-        cancelled = tasks.pop(place == "in line")
-        cancelled.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await cancelled
-        server.go.set()
-        assert len(await asyncio.gather(*tasks)) == 2
-        assert used_slots(llm) == 0
+    tasks = [asyncio.create_task(ask(one_slot, "acomplete")) for _ in range(3)]
+    await asyncio.to_thread(eventually, lambda: held.now == 1 and in_line(one_slot) == 2)
+    cancelled = tasks.pop(place == "in line")
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    held.go.set()
+    assert len(await asyncio.gather(*tasks)) == 2
 
 
 def test_accept_may_ask_the_same_model(api: Make) -> None:
@@ -221,25 +220,13 @@ def test_accept_may_ask_the_same_model(api: Make) -> None:
     assert len(a.asked) == 3
 
 
-@pytest.mark.parametrize(
-    ("wire", "mode", "headers"),
-    [
-        ("openai", "complete", {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "300ms"}),
-        ("openai", "astream", {"x-ratelimit-remaining-tokens": "1", "x-ratelimit-reset-tokens": "0.3s"}),
-        (
-            *("anthropic", "acomplete"),
-            {"anthropic-ratelimit-requests-remaining": "0", "anthropic-ratelimit-requests-reset": "0.3"},
-        ),
-    ],
-)
-async def test_headers_of_a_good_answer_hold_back_the_next_call(
-    api: Make, wire: str, mode: str, headers: dict[str, str]
-) -> None:
+async def test_headers_of_a_good_answer_hold_back_the_next_call(api: Make) -> None:
     """If an answer says that no request is left, the next one waits for the reset."""
+    headers = {"anthropic-ratelimit-requests-remaining": "0", "anthropic-ratelimit-requests-reset": "0.3"}
     a = api("a", faults.good(headers=headers), faults.good())
-    async with manager({"a": model(wire, a)}) as llm:
-        await ask(llm, mode)
-        answer = await ask(llm, mode)
+    async with manager({"a": model("anthropic", a)}) as llm:
+        await ask(llm, "astream")
+        answer = await ask(llm, "complete")
     assert a.asked[1].at - a.asked[0].at >= 0.3
     assert answer.attempts[0].waited > 0.2
 

@@ -49,7 +49,7 @@ JOBS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(JOBS)
 def test_no_limit_is_exceeded_and_every_call_gets_its_turn(jobs: list[Job]) -> None:
     """For any calls, the requests and tokens of each minute and the slots stay within the rules, in order."""
@@ -93,29 +93,19 @@ def test_requests_a_minute() -> None:
 
 
 def test_tokens_are_reserved_by_estimate_and_corrected_by_usage() -> None:
-    """An estimate counts until the answer says what was used, which wakes the next call."""
-    still = Still(TPM)
-    first, second = still.turn(80), still.ticket(30)
-    assert not second.turn()
-    assert second.at_least == 0.0  # the first may turn out to be short
-    first.leave(sent=True, tokens=10, headers={})
-    assert second.woken.is_set()
-    assert second.turn()
-    assert not still.ticket(70).turn()
-
-
-def test_a_correction_shortens_the_wait_of_the_first_in_line() -> None:
-    """The first in line is woken to check again, even if its turn has not come."""
+    """An estimate counts until the answer says what was used; then the next call sends or waits less."""
     still = Still(TPM)
     still.asked(tokens=30)
     still.now += 30
-    second, third = still.turn(70), still.ticket(80)
+    second, third, fourth = still.turn(70), still.ticket(80), still.ticket(5)
     assert not third.turn()
     assert third.look_in == 60.0
     second.leave(sent=True, tokens=10, headers={})
     assert third.woken.is_set()
     assert not third.turn()
     assert (third.look_in, third.woken.is_set()) == (30.0, False)
+    still.now += 30
+    assert [third.turn(), fourth.turn()] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -137,19 +127,6 @@ def test_only_known_usage_changes_what_is_reserved(given_back: dict[str, object]
     assert still.ticket().turn() is not given_back.get("sent", False)
 
 
-def test_a_request_larger_than_the_limit_counts_as_the_limit() -> None:
-    """It waits for an empty minute, and delays others for one minute."""
-    still = Still(TPM)
-    still.asked(tokens=1)
-    large, next_one = still.ticket(5000), still.ticket(50)
-    assert not large.turn()
-    still.now += 60
-    assert large.turn()
-    large.leave(sent=True, tokens=9000, headers={})
-    assert not next_one.turn()
-    assert next_one.at_least == 60.0
-
-
 def test_calls_go_in_the_order_they_came() -> None:
     """A small call does not pass a large one that waits for the same tokens; one under other limits does."""
     still = Still(TPM)
@@ -158,24 +135,6 @@ def test_calls_go_in_the_order_they_came() -> None:
     assert [large.turn(), small.turn(), other.turn()] == [False, False, True]
     still.now += 60
     assert [large.turn(), small.turn()] == [True, True]
-
-
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_call_that_leaves_makes_room_once(place: int) -> None:
-    """Leaving the slot or the line wakes the next call, and leaving twice frees one place."""
-    still = Still(ONE)
-    line = [still.ticket() for _ in range(4)]
-    assert [ticket.turn() for ticket in line] == [True, False, False, False]
-    leaver = line.pop(place)
-    leaver.leave()
-    leaver.leave()
-    for ticket, later in zip(line, [*line[1:], None], strict=True):
-        assert ticket.holds
-        assert ticket.woken.is_set()
-        assert later is None or not later.turn()
-        ticket.leave()
-    assert not still.limiter.line
-    assert not any(gate.running for gate in still.limiter.gates.values())
 
 
 def test_a_new_limit_holds_for_the_next_request() -> None:
@@ -207,9 +166,11 @@ def test_a_pause_that_the_provider_asks_for_holds_back_later_calls(error: LLMErr
     still.asked(RateLimitError("slow", retry_after=86400.0))
     still.now += LONGEST_PAUSE
     still.asked(headers={"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m30s"})  # a good answer
-    last = still.ticket()
-    assert not last.turn()
-    assert last.at_least == pytest.approx(90.0)
+    assert still.limiter.cooldown("m") == (False, 90.0)
+    still.now += 90
+    _fail(still, 4)
+    still.asked(OverloadedError("busy", retry_after=33.0))  # its cooldown is as long as the provider asks
+    assert still.limiter.cooldown("m") == (True, 33.0)
 
 
 def _fail(still: Still, times: int = 5) -> None:
@@ -219,27 +180,14 @@ def _fail(still: Still, times: int = 5) -> None:
 
 
 def test_failures_in_a_row_start_a_cooldown_and_an_answer_ends_it() -> None:
-    """The answer of the one probe lets all others through."""
+    """A failed probe doubles the cooldown up to a minute; the answer of the one probe lets all others through."""
     still = Still()
     _fail(still, 4)
     still.asked(InvalidRequestError("its server is there"))
+    older = [still.turn() for _ in range(3)]
     _fail(still, 4)
     assert still.limiter.cooldown("m") == (False, 0.0)
     _fail(still, 1)
-    assert still.limiter.cooldown("m") == (True, 5.0)
-    probe, second, third = still.ticket(), still.ticket(), still.ticket()
-    assert not any([probe.turn(), second.turn(), third.turn()])
-    still.now += 5
-    assert [probe.turn(), second.turn()] == [True, False]
-    probe.leave(sent=True, headers={})
-    assert [second.turn(), third.turn(), still.ticket().turn()] == [True, True, True]
-
-
-def test_each_failed_probe_doubles_the_cooldown() -> None:
-    """A cooldown grows up to a minute, or to the provider's wait; calls that waited for it fail."""
-    still = Still()
-    older = [still.turn() for _ in range(3)]
-    _fail(still)
     cooldowns = []
     for _ in range(6):
         cooldowns.append(still.limiter.cooldown("m")[1])
@@ -250,13 +198,14 @@ def test_each_failed_probe_doubles_the_cooldown() -> None:
         assert not waiting.turn()
         probe.leave(sent=True, error=ServerError("boom"))
         assert not waiting.turn()
-        assert waiting.is_in_vain
+        assert waiting.is_in_vain  # a call waits for one cooldown only
         waiting.leave()
     assert cooldowns == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
-    still = Still()
-    _fail(still, 4)
-    still.asked(OverloadedError("busy", retry_after=33.0))
-    assert still.limiter.cooldown("m") == (True, 33.0)  # the provider knows better
+    still.now += 60
+    probe, second, third = still.turn(), still.ticket(), still.ticket()
+    assert not any([second.turn(), third.turn()])
+    probe.leave(sent=True, headers={})
+    assert [second.turn(), third.turn(), still.ticket().turn()] == [True, True, True]
 
 
 def test_a_probe_that_was_cancelled_leaves_its_place_to_the_next() -> None:
@@ -314,28 +263,21 @@ def anthropic(kind: str, remaining: str, reset: str, limit: str) -> dict[str, st
     ("headers", "pause"),
     [
         ({}, 0.0),
-        ({"content-type": "application/json"}, 0.0),
         (openai("requests", "499", "120ms"), 0.0),
-        (openai("requests", "0", "6m0s"), 360.0),
-        (openai("requests", "0", "20ms"), 0.02),
         (openai("requests", "0", "1d2h3m4.5s"), 93784.5),
-        (openai("requests", "0", "17"), 17.0),
+        (openai("requests", "-1", "17"), 17.0),
         (openai("requests", "0", str(NOW + 8)), 8.0),
         (openai("requests", "0", str(NOW - 8)), 0.0),
         (openai("tokens", "1000", "30s"), 0.0),
-        (openai("tokens", "0", "30s", "60000"), 30.0),
         (openai("tokens", "100", "30s"), 30.0),
         (openai("tokens", "500", "60s", "60500"), 0.5),  # it fills up evenly, and 500 are missing
         (openai("tokens", "10", "30s", "20"), 30.0),  # never enough: wait for all there is
         ({**openai("requests", "0", "3s"), **openai("tokens", "0", "5s")}, 5.0),
         (anthropic("requests", "0", "2026-09-21T14:13:30Z", "50"), 10.0),
         (anthropic("input-tokens", "0", "2026-09-21T14:13:21+00:00", "50000"), 1.0),
-        (anthropic("tokens", "0", "2026-09-21T13:00:00Z", "8000"), 0.0),
-        (openai("requests", "-1", "1s"), 1.0),
         (openai("requests", "few", "9s"), 0.0),
         (openai("requests", "nan", "9s"), 0.0),
         (openai("requests", "0", "soon"), 0.0),
-        (openai("requests", "0", ""), 0.0),
         (openai("requests", "0", "inf"), 0.0),
         ({"x-ratelimit-remaining-requests": "0"}, 0.0),
     ],

@@ -19,6 +19,7 @@ from testronaut_llm.records import Usage
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 
+DAY = 86_400.0
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
 
@@ -144,7 +145,7 @@ def test_balanced_paces_what_a_day_has_left() -> None:
     """The remaining money of a day is divided among its expected calls, so the best model needs a large share."""
     for per_day, chosen in (("100", "dear"), ("0.03", "cheap")):
         with fake("dear", "cheap", budget={"per_day": per_day}, strategy="balanced") as llm:
-            llm._ledger = Ledger(None, clock=lambda: 20_000 * 86_400.0)
+            llm._ledger = Ledger(None, clock=lambda: 20_000 * DAY)
             first = llm.route("t", "hi").kept[0]
             assert (first.alias, "for budget.per_day to last" in first.reason) == (chosen, True)
 
@@ -155,21 +156,15 @@ def test_money_is_the_tightest_limit_and_the_slowest_pace() -> None:
     def left(amount: str, period: Period, seconds: float | None = None, **facts: Any) -> tuple[Limit, Decimal, Any]:
         return Limit(name=f"per_{period}", period=period, amount=Decimal(99), **facts), Decimal(amount), seconds
 
-    day = 86_400.0
     limits = [
-        left("0.25", "call", on_exceeded="local"),
-        left("0.1", "total", on_exceeded="warn"),
-        left("5", "day", day),
-        left("60", "month", 30 * day),
+        *(left("0.25", "call", on_exceeded="local"), left("0.1", "total", on_exceeded="warn")),
+        *(left("5", "day", DAY), left("60", "month", 30 * DAY)),
     ]
     money = money_of(limits, calls_per_day=99)
     assert (money.left, money.limit, money.on_exceeded) == (Decimal("0.25"), "per_call", "local")
     assert (money.pace, money.pace_limit) == (Decimal(60) / (1 + 99 * 30), "per_month")
-    assert money.words == "$0.25 is left of per_call"
-    quiet = [money_of([left("51", "day", seconds)]) for seconds in (day, -5.0)]
-    assert [one and one.pace for one in quiet] == [Decimal(51) / (1 + CALLS_A_DAY), Decimal(51)]
-    single = money_of([left("0.1", "call")])
-    assert (single and single.pace, money_of([])) == (None, None)
+    assert money_of([left("51", "day", DAY)]).pace == Decimal(51) / (1 + CALLS_A_DAY)
+    assert (money_of([left("0.1", "call")]).pace, money_of([])) == (None, None)
 
 
 def test_what_was_spent_is_the_sum_of_the_attempts() -> None:

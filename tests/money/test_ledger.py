@@ -83,8 +83,8 @@ def sent(ledger: Ledger, worst: str | None = "1", *limits: Limit, **facts: str) 
     return one
 
 
-def spend(ledger: Ledger, cost: str, *limits: Limit, worst: str = "1", task: str = "t") -> None:
-    sent(ledger, worst, *limits, task=task).settle(attempt(cost))
+def spend(ledger: Ledger, cost: str, *limits: Limit, task: str = "t") -> None:
+    sent(ledger, "1", *limits, task=task).settle(attempt(cost))
 
 
 def money(ledger: Ledger, period: Period = "total", task: str | None = None) -> tuple[str, str]:
@@ -108,9 +108,18 @@ def in_a_child(work: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def write_by_hand(path: Path, sql: str, *values: object) -> None:
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[sqlite3.Connection]:
+    """Another process that writes to the file, until the end of `with`."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with contextlib.closing(other):
+        yield other
+
+
+def write_by_hand(path: Path, sql: str) -> None:
     with contextlib.closing(sqlite3.connect(path)) as db, db:
-        db.execute(sql, values)
+        db.execute(sql)
 
 
 def test_what_is_set_aside_becomes_what_it_cost(ledger: Ledger) -> None:
@@ -118,29 +127,23 @@ def test_what_is_set_aside_becomes_what_it_cost(ledger: Ledger) -> None:
     one = entry(ledger, "0.5").reserve()
     assert money(ledger) == ("0", "0.5")
     one.sent()
-    one.settle(attempt("0.2"))
-    one.settle(attempt("0.2"))
-    assert money(ledger) == money(ledger, "day") == money(ledger, "month", "t") == ("0.2", "0")
-    one.settle(attempt("0.3", outcome="rejected"))
-    assert (money(ledger), ledger.session.cost) == (("0.3", "0"), Decimal("0.3"))
-    one.settle(attempt("0.2"))
+    for cost, outcome in (("0.2", "answer"), ("0.2", "answer"), ("0.3", "rejected"), ("0.2", "answer")):
+        one.settle(attempt(cost, outcome=outcome))
+        assert money(ledger) == money(ledger, "day") == money(ledger, "month", "t") == (cost, "0")
+        assert ledger.session.cost == Decimal(cost)
     entry(ledger, "0.5").reserve().settle(attempt("0"))
     assert money(ledger) == ("0.2", "0")
     assert money(ledger, task="other") == ("0", "0")
 
 
-@pytest.mark.parametrize("period", ["day", "month", "total"])
-@pytest.mark.parametrize("own", [False, True])
-def test_each_limit_holds(ledger: Ledger, period: Period, own: bool) -> None:
-    """Spent and reserved money count for a limit; a task's own limit counts its own money only."""
+def test_reserved_money_counts_for_a_limit(ledger: Ledger) -> None:
+    """Spent and reserved money count to the last picodollar; an unknown price is refused."""
     spend(ledger, "0.4")
-    spend(ledger, "5", worst="5", task="other")
-    held = limit("1" if own else "6", period, task="t" if own else None)
-    refused = rf"m may cost up to \$0\.61 .* \$0\.60 of .* left of {held.name}; raise"
-    with pytest.raises(BudgetExceededError, match=refused):
+    held = limit("1", task="t")
+    with pytest.raises(BudgetExceededError, match=r"m may cost up to \$0\.61 .* \$0\.60 of .* left of .*; raise"):
         entry(ledger, "0.61", held).reserve()
     entry(ledger, "0.6", held).reserve()
-    for worst, says in (("0.000001", r"\$0 of"), (None, "no known price")):
+    for worst, says in (("0.000000000001", r"\$0 of"), (None, "no known price")):
         with pytest.raises(BudgetExceededError, match=says):
             entry(ledger, worst, held).reserve()
 
@@ -153,9 +156,7 @@ def test_each_limit_holds(ledger: Ledger, period: Period, own: bool) -> None:
         ("settled", ("0.1", "0"), ("0.1", "0")),
     ],
 )
-def test_kill_9_in_each_state(
-    ledger: Ledger, path: Path, clock: Clock, state: str, soon: tuple[str, str], later: tuple[str, str]
-) -> None:
+def test_kill_9_in_each_state(ledger: Ledger, path: Path, clock: Clock, state: str, soon: Any, later: Any) -> None:
     """When the lease ends, unsent requests are released, and sent ones are settled at their worst case."""
 
     def die() -> None:
@@ -191,20 +192,19 @@ def test_days_and_months_end_in_utc(ledger: Ledger, clock: Clock) -> None:
     for days, left in ((1, ["0", "1", "1"]), (31, ["0", "0", "1"])):
         clock.now += days * DAY
         assert [money(ledger, period)[0] for period in ("day", "month", "total")] == left
-    assert seconds_left("day", NOON) == DAY / 2
-    assert seconds_left("total", NOON) is None
-    assert day_of(NOON + (seconds_left("month", NOON) or 0)).endswith("-01")
-    assert day_of(NOON + (seconds_left("month", NOON) or 0) - 1)[:7] == day_of(NOON)[:7]
+    month = NOON + (seconds_left("month", NOON) or 0)
+    assert (seconds_left("day", NOON), seconds_left("total", NOON)) == (DAY / 2, None)
+    assert (day_of(month)[-3:], day_of(month - 1)[:7]) == ("-01", day_of(NOON)[:7])
 
 
-@pytest.mark.parametrize("jump", [-DAY, -400 * DAY, 0.0])
-def test_a_clock_that_was_set_back_gives_nothing_away(ledger: Ledger, clock: Clock, jump: float) -> None:
+def test_a_clock_that_was_set_back_gives_nothing_away(ledger: Ledger, clock: Clock) -> None:
     """Spend dated in the future counts today, so that setting the clock back frees no budget."""
     spend(ledger, "1")
-    clock.now += jump
-    for period in ("day", "month", "total"):
-        with pytest.raises(BudgetExceededError):
-            entry(ledger, "0.1", limit("1", period)).reserve()
+    for jump in (DAY, 400 * DAY):
+        clock.now -= jump
+        for period in ("day", "month", "total"):
+            with pytest.raises(BudgetExceededError):
+                entry(ledger, "0.1", limit("1", period)).reserve()
 
 
 @pytest.mark.parametrize("back", [False, True])
@@ -222,15 +222,13 @@ def test_the_true_cost_corrects_the_worst_case(ledger: Ledger, clock: Clock, bac
 
 
 def test_the_file_is_private_and_tells_no_words(ledger: Ledger, path: Path) -> None:
-    """Folder 0700, files 0600; an error is stored by its code, never by its message."""
-    failed = attempt(None, outcome="error", usage=None, error=RateLimitError("sk-secret and the prompt"))
-    sent(ledger).settle(failed)
+    """Folder 0700, files 0600, also of an older file; an error is stored by its code, never by its message."""
+    sent(ledger).settle(attempt(None, outcome="error", usage=None, error=RateLimitError("sk-secret and the prompt")))
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
     ledger.close()
-    stored = path.read_bytes()
-    assert b"rate_limit" in stored
-    assert b"secret" not in stored
+    assert b"rate_limit" in path.read_bytes()
+    assert b"secret" not in path.read_bytes()
     path.chmod(0o644)
     assert money(ledger) == ("1", "0")  # and opens again
     assert path.stat().st_mode & 0o777 == 0o600
@@ -256,20 +254,16 @@ def test_a_read_only_ledger_holds_no_budget_and_loses_no_answer(
 
 def test_a_locked_ledger_never_blocks(ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If another process locks the file, calls under a budget fail at once, and bookings are delayed."""
-    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waited"))
     spend(ledger, "0.1")
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(LedgerBusyError, match="fuser -v"):
-        entry(ledger, "1", limit("9")).reserve()
-    one = entry(ledger).reserve()
-    one.sent()
-    one.settle(attempt("0.2"))
-    one.settle(attempt("0.3", outcome="rejected"))
-    assert money(ledger) == ("0.1", "0")
-    monkeypatch.undo()
-    other.execute("ROLLBACK")
-    other.close()
+    with held(path), monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", lambda _: pytest.fail("it waited"))
+        with pytest.raises(LedgerBusyError, match="fuser -v"):
+            entry(ledger, "1", limit("9")).reserve()
+        one = entry(ledger).reserve()
+        one.sent()
+        one.settle(attempt("0.2"))
+        one.settle(attempt("0.3", outcome="rejected"))
+        assert money(ledger) == ("0.1", "0")
     spend(ledger, "0.4")
     assert money(ledger) == ("0.8", "0")
 
@@ -278,18 +272,15 @@ def test_who_may_wait_waits_for_another_process(ledger: Ledger, path: Path, monk
     """A report waits for seconds, then raises LedgerBusyError; closing warns and continues."""
     spend(ledger, "0.1")
     ledger.hit(SCOPE, "t", "m", None)
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    monkeypatch.setattr(ledger_file, "_WAIT", 0.01)
-    with pytest.raises(LedgerBusyError):
-        total(ledger)
-    with structlog.testing.capture_logs() as logs:
-        ledger.close()
-    assert [log["event"] for log in logs] == ["ledger_unavailable"]
-    monkeypatch.setattr(time, "sleep", lambda _: other.rollback())
-    monkeypatch.setattr(ledger_file, "_WAIT", 5.0)
-    assert total(ledger).hits == 1
-    other.close()
+    with held(path) as other:
+        with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
+            patch.setattr(ledger_file, "_WAIT", 0.01)
+            with pytest.raises(LedgerBusyError):
+                total(ledger)
+            ledger.close()
+        assert [log["event"] for log in logs] == ["ledger_unavailable"]
+        monkeypatch.setattr(time, "sleep", lambda _: other.rollback())
+        assert total(ledger).hits == 1
 
 
 def test_a_call_that_the_collector_closes_in_a_transaction_is_booked_later(
@@ -304,13 +295,11 @@ def test_a_call_that_the_collector_closes_in_a_transaction_is_booked_later(
     assert money(ledger) == ("0.2", "0")
 
 
-@pytest.mark.parametrize("wrong", ["NaN", float("inf"), 2**62, "x", b"x", 1.5], ids=repr)
-def test_an_impossible_amount_in_the_file_is_an_error(ledger: Ledger, path: Path, wrong: object) -> None:
+def test_an_impossible_amount_in_the_file_is_an_error(ledger: Ledger, path: Path) -> None:
     """Reports raise an error of this package for an invalid amount, and closing works."""
-    for _ in range(3):
-        spend(ledger, "0.1")
-    write_by_hand(path, "UPDATE attempts SET amount = ?", wrong)
-    with pytest.raises(ConfigError, match=r"the ledger .*(instead of an amount|integer overflow)"):
+    spend(ledger, "0.1")
+    write_by_hand(path, "UPDATE attempts SET amount = 'NaN'")
+    with pytest.raises(ConfigError, match=r"the ledger .*instead of an amount"):
         total(ledger)
     ledger.close()
 
@@ -346,7 +335,7 @@ def test_a_ledger_of_older_versions_is_read_and_written(ledger: Ledger, path: Pa
     assert total(ledger) == before
 
 
-def test_a_full_disk_forgets_no_money(ledger: Ledger, path: Path, clock: Clock) -> None:
+def test_a_full_disk_forgets_no_money(ledger: Ledger) -> None:
     """Reservations are kept; settlements are written once there is room."""
 
     def no_room() -> None:
@@ -375,8 +364,6 @@ def test_a_fork_takes_no_connection_along(ledger: Ledger, path: Path) -> None:
         while not going.is_set():
             spend(ledger, "0")
 
-    thread = threading.Thread(target=busy)
-
     def child() -> None:
         assert not [fd for fd in Path("/proc/self/fd").iterdir() if fd.exists() and fd.resolve() == path]
         for _ in range(5):
@@ -384,12 +371,10 @@ def test_a_fork_takes_no_connection_along(ledger: Ledger, path: Path) -> None:
         ledger.close()
 
     assert in_a_child(child) == 0
-    thread.start()
-    try:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(busy)
         children = [in_a_child(child) for _ in range(3)]
-    finally:
         going.set()
-        thread.join()
     assert children == [0] * 3
     assert (total(ledger).hits, money(ledger)) == (1, ("0.3", "0"))
 
@@ -398,17 +383,16 @@ def test_hits_are_kept_in_memory_and_written_together(ledger: Ledger, path: Path
     """A hit in any thread is not written at once; many of them, the next settlement or the end write them."""
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: ledger.hit(SCOPE, "t", "m", Decimal("0.01")), range(100)))
-    ledger.hit(SCOPE, "t", "n", None)
     assert (ledger.session.saved, path.exists()) == (1, False)
     spend(ledger, "0.1")
     with contextlib.closing(sqlite3.connect(path)) as db:
-        assert db.execute("SELECT model, hits FROM daily").fetchall() == [("m", 100), ("n", 1)]
+        assert db.execute("SELECT hits FROM daily").fetchall() == [(100,)]
         for _ in range(300):
             ledger.hit(SCOPE, "t", "m", Decimal("0.01"))
-        assert db.execute("SELECT sum(hits) FROM daily").fetchone()[0] > 300
+        assert 300 < db.execute("SELECT hits FROM daily").fetchone()[0] < 400
     ledger.close()
     found = total(Ledger(path))
-    assert (found.hits, found.saved_by_cache, found.calls, ledger.session.saved) == (401, 4, 1, 4)
+    assert (found.hits, found.saved_by_cache, found.calls, ledger.session.saved) == (400, 4, 1, 4)
 
 
 def test_pruning_keeps_every_total(ledger: Ledger, clock: Clock) -> None:
@@ -423,34 +407,19 @@ def test_pruning_keeps_every_total(ledger: Ledger, clock: Clock) -> None:
     assert report(ledger, SCOPE, since=None, limits=()) == before
     assert (before.total.calls, before.total.unpriced, before.total.prompt_tokens) == (3, 1, 21)
     assert money(ledger) == ("0.3", "0")
-    assert ledger.calls_per_day(SCOPE) == 2.0
-
-
-def test_a_busy_day_is_expected_to_go_on(ledger: Ledger, clock: Clock) -> None:
-    """Expected calls a day are the week's mean or today's pace; a busy first hour counts as six."""
-    for _ in range(3):
-        spend(ledger, "0.1")
-    assert ledger.calls_per_day(SCOPE) == 6.0
-    clock.now += DAY
-    assert ledger.calls_per_day(SCOPE) == 3 / 7
-    clock.now += DAY / 2 + 60
-    spend(ledger, "0.1")
-    assert ledger.calls_per_day(SCOPE) == 4.0
+    assert ledger.calls_per_day(SCOPE) == 2.0  # so many until noon
 
 
 def test_nothing_is_written_by_looking(ledger: Ledger, path: Path) -> None:
     """Without a ledger all sums are zero, and no file is made."""
-    assert (money(ledger), ledger.calls_per_day(SCOPE)) == (("0", "0"), 0)
+    assert (money(ledger), ledger.calls_per_day(SCOPE), prune(ledger, "2026-01-01")) == (("0", "0"), 0, 0)
     assert report(ledger, SCOPE, since="2026-01-01", limits=()).rows == ()
-    assert prune(ledger, "2026-01-01") == 0
     ledger.close()
     assert not path.parent.exists()
 
 
-@pytest.mark.parametrize("amount", ["0", "0.000000000001", "0.1", "12", "1200", "999999.999999999999"])
-def test_money_is_exact(amount: str) -> None:
+def test_money_is_exact() -> None:
     """Amounts are exact to a picodollar; finer ones are rounded up, or down on request."""
-    assert f"{dollars(pico(Decimal(amount)) or 0):f}" == amount
-    assert pico(Decimal("1e-30")) == 1
-    assert pico(Decimal("1e-30"), down=True) == 0
-    assert pico(Decimal("1e30")) == 10**18
+    for amount in ("0", "0.000000000001", "0.1", "1200", "999999.999999999999"):
+        assert f"{dollars(pico(Decimal(amount)) or 0):f}" == amount
+    assert (pico(Decimal("1e-30")), pico(Decimal("1e-30"), down=True), pico(Decimal("1e30"))) == (1, 0, 10**18)

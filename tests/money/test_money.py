@@ -7,9 +7,9 @@ import decimal
 import json
 from collections.abc import Iterator
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
+import faults
 import pytest
 import structlog
 from fault_server import Exchange, Reply
@@ -21,35 +21,30 @@ from testronaut_llm.cli.spend import page
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
 MODES = ("complete", "astream")
-MILLION = 1_000_000
+GOOD = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 
 
-def _chat(usage: Any, *, text: str = "hello", finish: str = "stop", **top: Any) -> Reply:
-    """An answer on the OpenAI wire, as JSON or streamed as requested."""
+def _chat(usage: dict[str, int], **top: Any) -> Reply:
+    """An answer on the OpenAI wire with these counts and fields, as JSON or streamed as requested."""
 
     def reply(exchange: Exchange) -> None:
-        common = {"id": "c", "created": 1, "model": "x", **top}
-        if not exchange.request.body.get("stream"):
-            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
-            body = {**common, "object": "chat.completion", "choices": [choice], "usage": usage}
-            exchange.respond(200, "application/json", json.dumps(body).encode())
-            return
-        choices: list[list[dict[str, Any]]] = [
-            [{"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None}],
-            [{"index": 0, "delta": {}, "finish_reason": finish}],
-        ]
-        events: list[dict[str, Any]] = [{"choices": one} for one in choices] + [{"choices": [], "usage": usage}]
-        lines = (f"data: {json.dumps({**common, 'object': 'chat.completion.chunk', **one})}\n\n" for one in events)
-        exchange.respond(200, "text/event-stream", ("".join(lines) + "data: [DONE]\n\n").encode())
+        streams = exchange.request.body.get("stream")
+        text = {"role": "assistant", "content": "hello"}
+        choice = {"index": 0, "delta" if streams else "message": text, "finish_reason": "stop"}
+        kind = "chat.completion.chunk" if streams else "chat.completion"
+        body = json.dumps(
+            {"id": "c", "created": 1, "model": "x", "object": kind, "choices": [choice], **top, "usage": usage}
+        )
+        if streams:
+            exchange.respond(200, "text/event-stream", f"data: {body}\n\ndata: [DONE]\n\n".encode())
+        else:
+            exchange.respond(200, "application/json", body.encode())
 
     return reply
 
 
 def _run(llm: LLMManager, mode: str, *args: Any, **given: Any) -> Any:
     return asyncio.run(ask(llm, mode, *args, **given))
-
-
-GOOD = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -75,9 +70,7 @@ def test_a_budget_ends_though_a_server_counts_nothing(api: Make) -> None:
 
 TIERS = {  # what is asked, what is answered, USD a million tokens of gpt-5's prompt and answer
     "nothing said": (None, None, 1.25, 10),
-    "standard asked": ("default", None, 1.25, 10),
     "asked": ("priority", None, 2.5, 20),
-    "asked and answered": ("priority", "priority", 2.5, 20),
     "asked, and refused": ("priority", "default", 1.25, 10),
     "answered": (None, "priority", 2.5, 20),
     "flex": ("flex", "flex", 0.625, 5),
@@ -96,7 +89,7 @@ def test_the_tier_that_answered_prices_the_cost(api: Make, case: str, place: str
     row = model("openai", a, model="openai/gpt-5", price=None, extra=extra if place == "model" else {})
     with manager({"a": row}) as llm:
         answer = _run(llm, mode, extra=extra if place == "call" else {})
-    assert answer.cost == (10 * Decimal(str(prompt)) + 5 * Decimal(answer_price)) / MILLION
+    assert answer.cost == (10 * Decimal(str(prompt)) + 5 * Decimal(answer_price)) / 1_000_000
     assert str(answer.cost_source).endswith("(priority)") is (prompt == 2.5)
     assert a.bodies[0].get("service_tier") == asked
 
@@ -116,8 +109,6 @@ def test_the_tier_that_is_asked_for_prices_the_bound(asked: str | None, times: f
     [
         ("openai/gpt-5", {"service_tier": "scale"}),
         ("openai/gpt-4o", {"service_tier": "flex"}),
-        ("groq/openai/gpt-oss-120b", {"service_tier": "flex"}),
-        ("anthropic/claude-opus-4-6", {"service_tier": "priority"}),
         ("anthropic/claude-opus-4-6", {"speed": "fast"}),
         ("openai/gpt-5", {"service_tier": "above_272k_tokens"}),
         ("openai/gpt-5", {"service_tier": ["priority"]}),
@@ -140,22 +131,16 @@ def test_an_answer_of_a_tier_without_a_price_has_no_known_cost(api: Make) -> Non
         assert llm.session.cost > 0
 
 
-LONG = "word " * 2000
-
-
-@pytest.mark.parametrize("mode", ["complete", "acomplete"])
 @pytest.mark.parametrize("limit", ["0.69", "0.72", "0.8"])
-def test_a_call_keeps_to_its_limit_through_cuts_and_repairs(api: Make, mode: str, limit: str) -> None:
+def test_a_call_keeps_to_its_limit_through_cuts_and_repairs(api: Make, limit: str) -> None:
     """Each attempt reserves for the request it sends: with a doubled cap, a repair in its prompt, or both."""
-    cut = _chat({"prompt_tokens": 100, "completion_tokens": 1000, "total_tokens": 1100}, text=LONG, finish="length")
-    invalid = _chat({"prompt_tokens": 100, "completion_tokens": 2000, "total_tokens": 2100}, text=LONG)
-    repaired = _chat({"prompt_tokens": 9000, "completion_tokens": 2000, "total_tokens": 11000}, text='{"count": 1}')
-    a = api("a", cut, invalid, repaired)
-    price = {"input": "40", "output": "60"}
-    with manager({"a": model("openai", a, price=price, context_window=100_000)}, max_tokens=1000) as llm:
+    cut = faults.good("word " * 2000, usage=(100, 1000), finish="length")
+    invalid, repaired = faults.good("word " * 2000, usage=(100, 2000)), faults.good('{"count": 1}', usage=(9000, 2000))
+    row = model("openai", api("a", cut, invalid, repaired), price={"input": 40, "output": 60}, context_window=100_000)
+    with manager({"a": row}, max_tokens=1000) as llm:
         schema = {"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}
         try:
-            spent = _run(llm, mode, schema=schema, max_cost=limit).cost
+            spent = llm.complete("t", "hi", schema=schema, max_cost=limit).cost
         except errors.LLMError as error:
             spent = sum(attempt.cost or 0 for attempt in error.attempts)
         assert 0 < spent <= Decimal(limit)
@@ -173,20 +158,14 @@ def test_what_extra_adds_to_the_prompt_is_part_of_its_bound() -> None:
     assert bound(documents=["word " * 200]) > bound() + Decimal("0.001")
 
 
-EVERY = [
-    *(decimal.Inexact, decimal.Rounded, decimal.Clamped),
-    *(decimal.FloatOperation, decimal.Subnormal, decimal.Underflow),
-]
-
-
 @pytest.fixture
-def hostile(request: pytest.FixtureRequest) -> Iterator[None]:
+def hostile() -> Iterator[None]:
     """Sets the decimal context of a host program, in this thread and in every later one."""
     contexts = decimal.getcontext(), decimal.DefaultContext
     before = [context.copy() for context in contexts]
     for context in contexts:
         context.prec, context.rounding, context.capitals = 2, decimal.ROUND_UP, 0
-        for signal in request.param:
+        for signal in (decimal.Inexact, decimal.Rounded, decimal.Clamped, decimal.FloatOperation, decimal.Underflow):
             context.traps[signal] = True
     yield
     for context, old in zip(contexts, before, strict=True):
@@ -194,27 +173,24 @@ def hostile(request: pytest.FixtureRequest) -> Iterator[None]:
         context.capitals, context.traps = old.capitals, old.traps
 
 
-@pytest.mark.parametrize("hostile", [[], EVERY], ids=["two digits", "every trap"], indirect=True)
 @pytest.mark.parametrize("mode", MODES)
-def test_the_hosts_decimals_change_no_amount(api: Make, mode: str, hostile: None, tmp_path: Path) -> None:
+def test_the_hosts_decimals_change_no_amount(api: Make, mode: str, hostile: None) -> None:
     """Precision, rounding and traps of the host change no price, budget, sum or report."""
-    price = {"input": "1.2345678", "output": "3.4567891"}
-    a = api("a", _chat({"prompt_tokens": 111, "completion_tokens": 77, "total_tokens": 188}))
+    a = api("a", faults.good(usage=(111, 77)))
     budget = {"per_day": "98.7654321", "per_call": "1.23456789", "scope": "hostile"}
     models = {
-        "a": model("openai", a, price=price, quality=9),
+        "a": model("openai", a, price={"input": "1.2345678", "output": "3.4567891"}, quality=9),
         "b": model("openai", a, price=None, model="openai/gpt-5"),
     }
     cost = Decimal("0.0004032097865")  # (111 * 1.2345678 + 77 * 3.4567891) / 1,000,000
     with manager(models, max_tokens=1234, strategy="balanced", cache="use", budget=budget) as llm:
         answers = [_run(llm, mode, f"number {n}", max_cost=0.1234567) for n in range(3)]
         assert str(answers[0].cost) == str(cost)
-        assert _run(llm, mode, "number 1").saved == cost
+        assert _run(llm, mode, "number 1").saved == llm.session.saved == cost
         spend = llm.spend()
         assert str(llm.session.cost) == "0.0012096293595"
         assert str(spend.total.cost) == "0.001209629361"  # whole picodollars, rounded up
         assert str(spend.limits[0].left) == "98.764222470639"
-        assert llm.session.saved == cost
         assert llm.route("t", "hi").candidates
         assert str(llm.compare("t", ["hi", "ho"], models=["a", "b"]).totals[0].cost) == "0.0008064195730"
         assert "$98.76" in page(llm.spend())

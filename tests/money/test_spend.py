@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from decimal import Decimal
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -101,60 +101,42 @@ def test_nothing_spent(run: Run, tmp_path: Path) -> None:
     run("spend", "--html", "page.html")
     assert "Nothing has been spent yet." in (tmp_path / "page.html").read_text()
     assert not data_dir().exists()
+    free = page(spend_of((0, "t", "free", "0")))  # has a sentence instead of empty charts
+    assert "Nothing has been spent yet: every answer so far was free, stored, or of unknown price." in free
+    assert "By task" not in free
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--since", "soon"), "expected a day such as"),
-        (("--json", "--html", "x"), "expected one of them"),
-        (("--html", "missing/page.html"), "cannot write missing/page.html"),
-        (("prune", "--older-than", "old"), "expected a day such as"),
+        ("--since soon", "expected a day such as"),
+        ("--json --html x", "expected one of them"),
+        ("--html missing/page.html", "cannot write missing/page.html"),
+        ("prune --older-than old", "expected a day such as"),
     ],
 )
-def test_what_is_wrong_is_said(run: Run, arguments: tuple[str, ...], says: str) -> None:
+def test_what_is_wrong_is_said(run: Run, arguments: str, says: str) -> None:
     """The exit code is 2, with one message."""
-    code, _, err = run("spend", *arguments)
-    assert code == 2
-    assert says in err
-
-
-class Page(HTMLParser):
-    """Collects the parts of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.open: list[str] = []
-        self.addresses: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag != "meta":
-            self.open.append(tag)
-        self.addresses += [name for name, _ in attrs if name in ("src", "href", "srcset", "data", "action")]
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag != "meta":
-            assert self.open.pop() == tag
+    code, _, err = run("spend", *arguments.split())
+    assert (code, says in err) == (2, True), err
 
 
 def spend_of(*spent: Spent, limits: tuple[Limit, ...] = ()) -> Spend:
     return report(book(None, *spent), "mine", since=None, limits=limits)
 
 
-@pytest.mark.parametrize("days", [0, 40, 3000])
+@pytest.mark.parametrize("days", [0, 40, 800])
 def test_the_page_is_whole_by_itself(days: int) -> None:
     """No script, no address to fetch, every tag closed, no name that could become a tag, no control character."""
-    limit = Limit(name="budget.total", period="total", amount=Decimal(1))
     nasty = "a\x00\x1b]0;x\x07\x9b\u202e\u2066<b>"
     spent = [(float(day), ("<script>", nasty)[day % 2], f"m{day % 9}</title>", "0.5") for day in range(days)]
-    text = page(spend_of(*spent, limits=(limit,)))
-    read = Page(text)
-    assert (read.open, read.addresses) == ([], [])
-    assert not {"script", "img", "link", "iframe", "object", "use"} & set(read.tags)
-    assert not re.search(r"url\(|@import|https?:|[\0-\x08\x0b-\x1f\x7f-\x9f\u202e\u2066]", text)
+    text = page(spend_of(*spent, limits=(Limit(name="budget.total", period="total", amount=Decimal(1)),)))
+    opened, closed = Counter(re.findall(r"<(\w+)", text)), Counter(re.findall(r"</(\w+)", text))
+    del opened["meta"]
+    assert opened == closed
+    assert not {"script", "img", "link", "iframe", "object", "use"} & set(opened)
+    assert not re.search(r"\s(src|href|srcset|data|action)\s*=|url\(|@import|https?:", text)
+    assert not re.search(r"[\0-\x08\x0b-\x1f\x7f-\x9f\u202e\u2066]", text)
     assert "default-src 'none'" in text
     assert ("\\u001b" in text) is (days > 0)
 
@@ -175,10 +157,3 @@ def test_bars_are_stacked_and_merged() -> None:
         ("others", "others"),
     }
     assert [*dict.fromkeys(day for _, _, day, _, _ in many)] == ["2024-06", "2024-07", "2024-08", "2024-09", "2024-10"]
-
-
-def test_a_page_without_costs_says_so() -> None:
-    """It has a sentence instead of empty charts."""
-    text = page(spend_of((0, "t", "free", "0")))
-    assert "Nothing has been spent yet: every answer so far was free, stored, or of unknown price." in text
-    assert "By task" not in text

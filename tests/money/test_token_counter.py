@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -44,12 +44,9 @@ def counter(tmp_path: Path) -> TokenCounter:
     ("reference", "messages", "charged"),
     [
         ("openai/gpt-4o", prompt(FRANCE), 14),
-        ("openai/gpt-4o-mini", prompt("Hello"), 8),
         ("openai/gpt-4", prompt(FRANCE), 14),
         ("openai/gpt-3.5-turbo", prompt(FRANCE, system="You are a helpful assistant."), 24),
         ("openai/gpt-5", prompt(FRANCE), 13),
-        ("openai/o3-mini", prompt(FRANCE), 13),
-        ("openai/gpt-6-luna", prompt(FRANCE), 13),
         ("openai/ft:gpt-4o-mini-2024-07-18:acme::x", prompt(FRANCE), 14),
         ("anthropic/claude-haiku-4-5", prompt(FRANCE), 14),
         ("anthropic/claude-haiku-4-5", prompt(FRANCE, "{"), 15),
@@ -77,12 +74,10 @@ def test_base_models_and_embeddings(counter: TokenCounter) -> None:
 @pytest.mark.parametrize(
     ("names", "family"),
     [
-        ("anthropic/claude-3-5-sonnet-20241022 anthropic/claude-sonnet-4-20250514", "claude"),
-        ("openrouter/anthropic/claude-3.5-sonnet bedrock/us.anthropic.claude-haiku-4-5-20251001-v1:0", "claude"),
+        ("anthropic/claude-sonnet-4-20250514 openrouter/anthropic/claude-3.5-sonnet", "claude"),
         ("anthropic/claude-opus-4-7-20260416 anthropic/claude-sonnet-5-5", "claude-5"),
         ("groq/openai/gpt-oss-120b", "gpt-oss"), ("openai/gpt-4.1-mini", "openai"), ("ollama/gemma3:1b", "gemma"),
-        ("openai/gpt-4-0613", "openai-cl100k"), ("openai/o1", "openai-reasoning"), ("ollama/qwen3:8b", "qwen"),
-        ("gemini/gemini-2.5-pro", "gemini"), ("mistral/mistral-small-latest", ""),
+        ("openai/o1 openai/gpt-6-luna", "openai-reasoning"), ("mistral/mistral-small-latest", ""),
     ],
 )  # fmt: skip
 def test_names_find_their_family(names: str, family: str) -> None:
@@ -104,30 +99,24 @@ def test_system_text_schema_and_thinking_count(counter: TokenCounter) -> None:
         plain = counter.estimate(model(reference), prompt(FRANCE))
         assert counter.estimate(model(reference), prompt(FRANCE, system="Answer in one word.")) > plain
         assert counter.estimate(model(reference), prompt(FRANCE), schema) > plain + 10
-    claude = model("anthropic/claude-haiku-4-5", reasoning="low")
-    assert counter.estimate(claude, prompt(FRANCE)) == 14 + 29
-    assert counter.estimate(model("anthropic/claude-haiku-4-5", reasoning="off"), prompt(FRANCE)) == 14
-    assert counter.estimate(model("ollama/llama3.1"), prompt(FRANCE), schema) == counter.estimate(
-        model("ollama/llama3.1"), prompt(FRANCE)
-    )
+    llama, claude = model("ollama/llama3.1"), "anthropic/claude-haiku-4-5"
+    assert counter.estimate(llama, prompt(FRANCE), schema) == counter.estimate(llama, prompt(FRANCE))
+    assert counter.estimate(model(claude, reasoning="low"), prompt(FRANCE)) == 14 + 29
+    assert counter.estimate(model(claude, reasoning="off"), prompt(FRANCE)) == 14
 
 
 def test_nothing_is_downloaded_and_the_environment_stays(tmp_path: Path) -> None:
     """No vocabulary is fetched, no tiktoken cache is written, no variable is set; LiteLLM is not imported."""
-    code = (
-        "import os, sys, tempfile, pathlib, requests\n"
-        "before = dict(os.environ)\n"
-        "requests.get = lambda *a, **k: sys.exit('network')\n"
-        "from testronaut_llm.config.model_config import ModelConfig\n"
-        "from testronaut_llm.records import Message\n"
-        "from testronaut_llm.money.token_counter import TokenCounter\n"
-        "counter = TokenCounter(pathlib.Path(sys.argv[1]) / 'tokens.jsonl')\n"
-        "for name in ('openai/gpt-6-luna', 'openai/gpt-4', 'anthropic/claude-haiku-5-5', 'ollama/llama3.2'):\n"
-        "    counter.estimate(ModelConfig(alias='a', model=name), [Message(role='user', content='hello')])\n"
-        "print(before == dict(os.environ), 'litellm' in sys.modules, os.listdir(tempfile.gettempdir()))\n"
-    )
-    command, variables = [sys.executable, "-c", code, str(tmp_path)], {"TMPDIR": str(tmp_path)}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=variables)
+    code = """if True:
+        import os, sys, tempfile, requests
+        before = dict(os.environ)
+        requests.get = lambda *a, **k: sys.exit('network')
+        from testronaut_llm.money.token_counter import TokenCounter, VOCABULARIES, count
+        for name in VOCABULARIES:
+            count(name, 'hello')
+        print(before == dict(os.environ), 'litellm' in sys.modules, os.listdir(tempfile.gettempdir()))"""
+    variables = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=variables)
     assert done.stdout.strip() == "True False []"
 
 
@@ -144,7 +133,7 @@ def test_no_text_breaks_the_tokenizer() -> None:
         assert count("o200k", text) >= least
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(text=st.text(max_size=400), vocabulary=st.sampled_from([*VOCABULARIES, "p50k-digits"]))
 def test_the_upper_bound_holds(text: str, vocabulary: Any) -> None:
     """No vocabulary makes more tokens of a text than the text has bytes."""
@@ -152,12 +141,12 @@ def test_the_upper_bound_holds(text: str, vocabulary: Any) -> None:
     assert count(vocabulary, text) <= bound - 256
 
 
-@pytest.mark.parametrize("name", ["openai/gpt-4o", "anthropic/claude-haiku-4-5", "anthropic/claude-5", "groq/gpt-oss"])
-def test_estimates_never_exceed_the_bound(counter: TokenCounter, name: str) -> None:
+def test_estimates_never_exceed_the_bound(counter: TokenCounter) -> None:
     """This holds for any family, with thinking and a schema, and for characters that become eighteen."""
     schema = json.dumps({"type": "object", "properties": {f"field_{n}": {"type": "string"} for n in range(20)}})
     messages = prompt(LISTING, "A listing.", FRANCE, system="Be brief.")
-    assert counter.estimate(model(name, reasoning="high"), messages, schema) < counter.upper_bound(messages, schema)
+    for name in ("openai/gpt-4o", "anthropic/claude-haiku-4-5"):
+        assert counter.estimate(model(name, reasoning="high"), messages, schema) < counter.upper_bound(messages, schema)
     assert counter.upper_bound(prompt("\ufdfa" * 100)) > 100 * len("\ufdfa".encode())
 
 
@@ -167,26 +156,17 @@ def test_the_cautious_estimate_has_the_familys_margin(counter: TokenCounter) -> 
     assert [counter.cautious(model(name), 1000) for name in names] == [1020, 1150, 1300]
 
 
-def charge(counter: TokenCounter, who: ModelConfig, text: str, slope: float, offset: float) -> float:
-    """Makes a provider charge by its own rule, and returns the error of the estimates."""
-    messages = prompt(text)
-    counted = sum(count(family_of(who).vocabulary, m.content) for m in messages)
-    charged = round(offset + slope * counted)
-    estimate = counter.estimate(who, messages)
-    counter.observe("cli_analysis", who, estimate, Usage(prompt_tokens=charged, completion_tokens=20))
-    return abs(estimate - charged) / charged
-
-
-@pytest.mark.parametrize(("slope", "offset"), [(1.0, 4), (1.4, 30), (0.8, 10), (1.15, 300)])
+@pytest.mark.parametrize(("slope", "offset"), [(1.4, 30), (0.8, 10)])
 def test_an_unknown_family_is_learned_in_a_few_calls(counter: TokenCounter, slope: float, offset: float) -> None:
     """A few answers are enough to learn any tokenizer and template."""
-    who = model("xai/grok-9")
-    words = ["analyse", "the", "output", "of", "this", "command", "and", "list", "every", "flag"]
-    rng = random.Random(3)
-    errors = [
-        charge(counter, who, " ".join(rng.choices(words, k=n)), slope, offset) for n in (300, 60, 500, 20, 200, 900, 40)
-    ]
-    assert errors[0] > 0.001 or slope == 1
+    who, errors = model("xai/grok-9"), []
+    for repeated in (30, 6, 50, 2, 20, 90, 4):
+        messages = prompt("analyse the output of this command and list every flag " * repeated)
+        charged = round(offset + slope * count(family_of(who).vocabulary, messages[0].content))
+        estimate = counter.estimate(who, messages)
+        counter.observe("cli_analysis", who, estimate, Usage(prompt_tokens=charged, completion_tokens=20))
+        errors.append(abs(estimate - charged) / charged)
+    assert max(errors[:3]) > 0.1
     assert max(errors[4:]) < 0.05
 
 
@@ -213,21 +193,17 @@ def test_only_reported_usage_of_our_own_estimates_teaches(tmp_path: Path) -> Non
     counter.observe("t", who, estimate, Usage())
     counter.observe("t", who, estimate + 7777, Usage(prompt_tokens=900))
     assert not path.exists()
-    assert counter.estimate(who, prompt(FRANCE)) == estimate
-    assert counter.answer_length("t", who, 800) == 100
 
 
 def test_an_answers_length_is_the_mean_of_earlier_ones(counter: TokenCounter) -> None:
     """First an eighth of max_tokens, then the mean of the task, then that of task and model."""
     mine, other = model("openai/gpt-4o"), model("openai/gpt-4o-mini")
-    assert counter.answer_length("cli_analysis", mine, 4096) == 512
-    assert counter.answer_length("cli_analysis", mine, 4) == 1
+    assert [counter.answer_length("cli_analysis", mine, most) for most in (4096, 4)] == [512, 1]
     for length in (40, 50, 6000):
         counter.observe("cli_analysis", other, 0, Usage(prompt_tokens=1, completion_tokens=length))
     assert counter.answer_length("cli_analysis", mine, 4096) == round((40 + 50 + 4096) / 3)  # as long as it may be
     counter.observe("cli_analysis", mine, 0, Usage(prompt_tokens=1, completion_tokens=300))
-    assert counter.answer_length("cli_analysis", mine, 4096) == 300
-    assert counter.answer_length("cli_analysis", mine, 200) == 200
+    assert [counter.answer_length("cli_analysis", mine, most) for most in (4096, 200)] == [300, 200]
     assert counter.answer_length("test_generation", mine, 4096) == 512
 
 
@@ -249,17 +225,16 @@ def test_what_was_learned_survives_the_process(tmp_path: Path) -> None:
     """Each observation is appended to the file at once; the next process reads it."""
     path, who = tmp_path / "data" / "tokens.jsonl", model("xai/grok-9")
     first = TokenCounter(path)
-    for _ in range(5):
-        charge(first, who, LISTING * 3, 1.5, 0)
+    before = first.estimate(who, prompt(LISTING))
+    learn(first, *[2 * before] * 5)
     assert path.read_text().count("\n") == 5
     again = TokenCounter(path)
-    assert again.estimate(who, prompt(LISTING * 3)) == first.estimate(who, prompt(LISTING * 3))
-    assert again.answer_length("cli_analysis", who, 800) == 20
+    assert again.estimate(who, prompt(LISTING)) == first.estimate(who, prompt(LISTING)) == 2 * before
+    assert again.answer_length("t", who, 800) == 3
 
 
-def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A family keeps a few dozen observations, and a long file is shortened when it is read."""
-    monkeypatch.setattr(token_counter, "_ESTIMATES", 2)
     path = tmp_path / "tokens.jsonl"
     learn(TokenCounter(path), *range(100, 109 + KEPT))
     assert points(path) == list(range(109, 109 + KEPT))
@@ -267,7 +242,11 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(token_counter, "_LARGEST_FILE", size // 2)
     assert points(path) == list(range(120, 109 + KEPT))
     assert path.stat().st_size < size * 0.6
-    counter = TokenCounter(tmp_path / "other.jsonl")
+
+
+def test_a_long_process_remembers_few_estimates(counter: TokenCounter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Estimates whose answers never arrive do not fill the memory."""
+    monkeypatch.setattr(token_counter, "_ESTIMATES", 2)
     for n in range(9):
         counter.estimate(model("openai/gpt-4o"), prompt("x " * n))
     assert len(counter._estimates) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ def _candidate(alias: str, **fields: Any) -> Candidate:
     return Candidate(alias=alias, **{**known, **fields})
 
 
-A, B, C = _candidate("a"), _candidate("b"), _candidate("c")
+A, B = _candidate("a"), _candidate("b")
 
 
 def _run(
@@ -54,18 +54,14 @@ def _asked(tries: Sequence[Try]) -> list[str]:
 
 RETRY = [errors.RateLimitError, errors.OverloadedError, errors.ServerError, errors.LLMTimeoutError,
          errors.ConnectionFailedError]  # fmt: skip
-NEXT = [errors.AuthenticationError, errors.PermissionDeniedError, errors.QuotaExceededError, errors.ModelNotFoundError,
-        errors.ContextWindowError, errors.BadResponseError, errors.OutputInvalidError,
-        errors.LocalModelError]  # fmt: skip
 STOP = [errors.ContentFilteredError, errors.InvalidRequestError, errors.OutputTruncatedError]
 
 
-@pytest.mark.parametrize("retries", [0, 1, 2, 5])
+@pytest.mark.parametrize("retries", [0, 2])
 @pytest.mark.parametrize("kind", RETRY)
 def test_a_failure_that_may_pass_is_tried_again(kind: type[errors.LLMError], retries: int) -> None:
     """A model is asked once and `retries` times more, then the next one from the start."""
-    failures = [kind("no")] * (2 * (retries + 1))
-    tries, end = _run([A, B], failures, retries=retries)
+    tries, end = _run([A, B], [kind("no")] * (2 * (retries + 1)), retries=retries)
     assert _asked(tries) == ["a"] * (retries + 1) + ["b"] * (retries + 1)
     assert not end.stopped
 
@@ -81,52 +77,43 @@ def test_fallback_on_goes_to_the_next_model(kind: type[errors.LLMError]) -> None
 def test_each_try_says_why() -> None:
     """A retry and a fallback say their reason."""
     tries, _ = _run([A, B], [errors.ServerError("x"), errors.AuthenticationError("y")])
-    assert [step.reason for step in tries] == [
-        "",
-        "retry 1 after server_error",
-        "fell back: a failed (authentication)",
-    ]
+    reasons = [step.reason for step in tries]
+    assert reasons == ["", "retry 1 after server_error", "fell back: a failed (authentication)"]
 
 
-@pytest.mark.parametrize(("jitter", "waits"), [(0.0, [0.25, 0.5, 1.0, 2.0, 4.0, 4.0]), (1.0, [0.5, 1, 2, 4, 8, 8])])
-def test_waits_double_up_to_a_limit(jitter: float, waits: list[float]) -> None:
-    """Our own waits double from half a second to eight, with jitter over their upper half."""
-    tries, _ = _run([A], [errors.ServerError("x")] * 6, retries=6, jitter=jitter)
-    assert [step.wait for step in tries[1:]] == waits
-
-
-def test_a_rate_limit_waits_longer() -> None:
-    """A rate limit that names no time waits twice as long as a failure."""
-    tries, _ = _run([A], [errors.RateLimitError("x")] * 5, retries=5, jitter=1.0)
-    assert [step.wait for step in tries[1:]] == [1, 2, 4, 8, 8]
-
-
-@pytest.mark.parametrize(("jitter", "wait"), [(0.0, 7.0), (1.0, 7.05)])
-def test_retry_after_is_honoured(jitter: float, wait: float) -> None:
-    """The wait is never shorter than the provider asks, and a little longer."""
-    tries, _ = _run([A], [errors.RateLimitError("x", retry_after=7.0)], jitter=jitter)
-    assert tries[1].wait == pytest.approx(wait)
+@pytest.mark.parametrize(
+    ("error", "jitter", "waits"),
+    [
+        (errors.ServerError("x"), 0.0, [0.25, 0.5, 1.0, 2.0, 4.0, 4.0]),
+        (errors.ServerError("x"), 1.0, [0.5, 1, 2, 4, 8, 8]),
+        (errors.RateLimitError("x"), 1.0, [1, 2, 4, 8, 8]),
+        (errors.RateLimitError("x", retry_after=7.0), 0.0, [7.0]),
+        (errors.RateLimitError("x", retry_after=7.0), 1.0, [7.05]),
+    ],
+)
+def test_waits_double_up_to_a_limit(error: errors.LLMError, jitter: float, waits: list[float]) -> None:
+    """Our own waits double, those of a rate limit from twice as much; none is shorter than the provider asks."""
+    tries, _ = _run([A], [error] * len(waits), retries=6, jitter=jitter)
+    assert [step.wait for step in tries[1:]] == pytest.approx(waits)
 
 
 @pytest.mark.parametrize(
     ("asked", "models", "again"),
-    [(0.0, 2, True), (31.9, 2, True), (33.0, 2, False), (86400.0, 2, False), (119.0, 1, True), (121.0, 1, False),
-     (86400.0, 1, False)],
-)  # fmt: skip
+    [(0.0, 2, True), (31.9, 2, True), (33.0, 2, False), (119.0, 1, True), (121.0, 1, False)],
+)
 def test_a_long_wait_goes_to_the_next_model(asked: float, models: int, again: bool) -> None:
     """A wait is kept if it is short, or if no other model could answer."""
     tries, _ = _run([A, B][:models], [errors.RateLimitError("x", retry_after=asked)])
     assert _asked(tries[1:]) == (["a"] if again else ["b"] * (models - 1))
 
 
-@pytest.mark.parametrize("kind", [*RETRY, *NEXT, *STOP])
+@pytest.mark.parametrize("kind", [errors.RateLimitError, errors.QuotaExceededError, errors.InvalidRequestError])
 def test_the_end_of_the_deadline_is_a_timeout(kind: type[errors.LLMError]) -> None:
-    """A call that is out of time raises LLMTimeoutError, which names the last failure."""
+    """A call that is out of time raises LLMTimeoutError, which names the last failure, with any verdict."""
     _, end = _run([A, B], [kind("why", model="a")], left=0.0)
     assert end.stopped
     assert isinstance(end.last, errors.LLMTimeoutError)
-    assert "why" in str(end.last)
-    assert end.last.model == "a"
+    assert ("why" in str(end.last), end.last.model) == (True, "a")
 
 
 def test_a_local_model_that_times_out_is_not_asked_again() -> None:
@@ -137,40 +124,25 @@ def test_a_local_model_that_times_out_is_not_asked_again() -> None:
 
 
 def test_one_repair_a_model() -> None:
-    """Each model is asked once, without a wait, to correct an answer that fails its schema."""
+    """Each model is asked once, without a wait, to correct an answer that fails its schema; a retry asks again."""
     wrong = Failure(error=errors.OutputInvalidError("x"), repair="correct it")
-    tries, end = _run([A, B], [wrong] * 4)
+    tries, end = _run([A, B], [wrong, errors.ServerError("x"), wrong, wrong, wrong])
     assert [(step.candidate.alias, step.repair) for step in tries] == [
-        ("a", None),
-        ("a", "correct it"),
-        ("b", None),
-        ("b", "correct it"),
+        *(("a", None), ("a", "correct it"), ("a", "correct it")),
+        *(("b", None), ("b", "correct it")),
     ]
-    assert all(step.wait == 0 for step in tries)
+    assert [tries[number].wait for number in (1, 3, 4)] == [0, 0, 0]
     assert end is not None
     assert not end.stopped
 
 
-def test_a_retry_after_a_repair_still_asks_for_the_repair() -> None:
-    """A retry keeps what was asked."""
-    wrong = Failure(error=errors.OutputInvalidError("x"), repair="correct it")
-    tries, _ = _run([A], [wrong, errors.ServerError("x")])
-    assert [step.repair for step in tries] == [None, "correct it", "correct it"]
-
-
 def test_one_doubled_cap_a_model() -> None:
-    """A cut answer is asked for once more with twice the tokens, and then ends the call."""
+    """A cut answer is asked for once more with twice the tokens, if that is allowed, and then ends the call."""
     cut = Failure(error=errors.OutputTruncatedError("x"), may_double=True)
     tries, end = _run([A, B], [cut, cut])
     assert [(step.candidate.alias, step.doubled) for step in tries] == [("a", False), ("a", True)]
     assert end == End(last=cut.error, stopped=True)
-
-
-def test_a_cap_that_may_not_be_doubled_ends_the_call() -> None:
-    """Unless `fallback_on` names it, a cut answer then ends the call."""
-    cut = Failure(error=errors.OutputTruncatedError("x"))
-    assert _asked(_run([A, B], [cut])[0]) == ["a"]
-    assert _asked(_run([A, B], [cut], fallback_on=("truncated",))[0]) == ["a", "b"]
+    assert _asked(_run([A, B], [cut.error])[0]) == ["a"]
 
 
 def test_a_refused_setting_is_left_out_once() -> None:
@@ -197,13 +169,12 @@ def test_a_long_prompt_goes_to_a_larger_window_only() -> None:
     assert _asked(tries) == ["a", "c", "d"]
 
 
-@pytest.mark.parametrize("make", [lambda: Failure(error=errors.ServerError("x"), delivered=True),
-                                  lambda: Failure(error=errors.CassetteMissError("x"))])  # fmt: skip
-def test_a_delivered_piece_or_a_missing_recording_ends_the_call(make: Callable[[], Failure]) -> None:
+@pytest.mark.parametrize(("error", "delivered"), [(errors.ServerError, True), (errors.CassetteMissError, False)])
+def test_a_delivered_piece_or_a_missing_recording_ends_the_call(error: type[errors.LLMError], delivered: bool) -> None:
     """No `fallback_on` changes this."""
-    outcome = make()
-    _, end = _run([A, B], [outcome], fallback_on=("cassette_miss", "server_error"))
-    assert end == End(last=outcome.error, stopped=True)
+    failure = Failure(error=error("x"), delivered=delivered)
+    _, end = _run([A, B], [failure], fallback_on=("cassette_miss", "server_error"))
+    assert end == End(last=failure.error, stopped=True)
 
 
 def test_the_last_error_tells_all() -> None:

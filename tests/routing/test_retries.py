@@ -8,7 +8,6 @@ import faults
 import pytest
 from manager_kit import MODES, Make, ask, manager, model
 
-from testronaut_llm import errors
 from testronaut_llm.gateway.gateway import Gateway
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
@@ -29,16 +28,6 @@ def test_a_failure_that_passes_is_survived(api: Make) -> None:
     with manager({"m": model("openai", a)}, retries=2) as llm:
         assert len(llm.complete("t", "hi").attempts) == len(a.asked) == 3
     assert all(second.at - first.at >= 0.08 for first, second in pairwise(a.asked))
-
-
-def test_a_key_command_that_fails_is_an_error_of_the_attempt(api: Make) -> None:
-    """Nothing is sent, and it costs nothing."""
-    a = api("a", faults.good())
-    row = model("openai", a, api_key_command="false")
-    with manager({"a": row}) as llm, pytest.raises(errors.LLMError) as caught:
-        llm.complete("t", "hi")
-    assert (caught.value.attempts[0].cost, caught.value.model) == (0, "a")
-    assert not a.asked
 
 
 @pytest.mark.parametrize("mode", MODES)
