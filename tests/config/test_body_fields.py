@@ -14,8 +14,8 @@ from fault_server import FaultServer
 from faults import good
 from gateway_kit import KEY, MODES, WIRES, Attempts, request, target
 
-from testronaut_llm.config.model_config import LLMConfig, ModelConfig
-from testronaut_llm.errors import ConfigError, InvalidRequestError
+from testronaut_llm.config.model_config import ModelConfig
+from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.gateway.model_request import Request, arguments
 from testronaut_llm.providers.provider_registry import find_provider, listed
@@ -141,13 +141,6 @@ def test_a_field_that_is_none_names_the_closest() -> None:
         arguments(request(target("anthropic", "http://127.0.0.1:9"), extra={"top_kk": 5}))
     row = ModelConfig(alias="m", model="bedrock/amazon.nova", extra={"top_k": 5})
     assert "LiteLLM has no way to send further body fields to bedrock" in readiness(row).missing
-
-
-def test_what_becomes_a_credential_is_refused_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LiteLLM takes this one key out of the body."""
-    monkeypatch.setenv("T_TOKEN", "t")
-    with pytest.raises(ConfigError, match="azure_ad_token: is set by this package: use `api_key_env`"):
-        LLMConfig(models={"a": {"model": "azure/x", "extra": {"azure_ad_token": "${T_TOKEN}"}}}, tasks={})
 
 
 NOT_TRIED = {

@@ -23,7 +23,7 @@ TIMES: dict[object, float] = {
 SIZES: dict[object, int] = {5: 5, "1GiB": 1024**3, "1 gib": 1024**3, "500MB": 500_000_000, "1.5KiB": 1536, "3B": 3}
 AMOUNTS: dict[object, str] = {0.1: "0.1", Decimal("0.30"): "0.30", FromEnvironment("2"): "2", "1e-6": "0.000001"}
 
-NO_TIMES: list[object] = ["30y", "soon", "", "d", "-5s", True, None, [1], math.nan, math.inf, "1e3s", "1h 30m", "1.5.2s"]
+NO_TIMES: list[object] = ["30y", "soon", "", "d", "-5s", True, None, math.nan, math.inf, "1e3s", "1h 30m", "1.5.2s"]
 NO_SIZES: list[object] = ["1G", "1i", "1iB", "big", "1GiBB", "-1MB", False]
 NO_AMOUNTS: list[object] = [-1, "-0.5", math.nan, "NaN", Decimal("NaN"), Decimal("inf"), True, None, "much"]
 

@@ -48,6 +48,35 @@ def test_every_value_has_its_line() -> None:
     assert read_yaml("").line_of(("a",)) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("a: 1\nb: [\n", 3, "is not valid YAML"),
+        ("a: 1\nb: 'x\x00'\n", 2, "not allowed in YAML"),
+        ("a: \ud800\n", 1, "not allowed in YAML"),
+        ("a: 1\n---\nb: 2\n", 2, "is not valid YAML: expected a single document in the stream, but found"),
+        ("x: 1\na: !!python/object/apply:os.system ['true']\n", 2, "has the tag"),
+        ("a: !env KEY\n", 1, "has the tag"),
+        ("a: *nowhere\n", 1, "found undefined alias"),
+        ("a: &a [*a]\n", 1, f"more than {MAX_DEPTH} levels"),
+        ("x: 1\n? [a, b]\n: c\n", 2, "not plain text"),
+        ("!t a: 2\n", 1, "not plain text"),
+        ("<<: 3\n", 1, "is not a mapping"),
+        (BOMB, 1, "more than 10,000 values"),
+        (BOMB.replace("[", "{k: ").replace("]", "}").replace(",", ", k: "), 1, "more than 10,000 values"),
+        ("{a: " * 200_000, 1, f"more than {MAX_DEPTH} levels|maximum nesting depth"),  # the latter is PyYAML 6.0.4's
+        ("- x\n" * 25_000, 10_000, "more than 10,000 values"),
+        ("#" * 1_000_001, None, "larger than 1,000,000"),
+    ],
+)
+def test_what_has_no_place_in_a_configuration_is_refused_with_its_line(text: str, line: int | None, words: str) -> None:
+    """Bombs (of repeated keys, too), tags, strange keys and broken text are each one clear error."""
+    with pytest.raises(ConfigError, match=words) as caught:
+        read_yaml(text, Path("llm.yaml"))
+    assert (caught.value.file, caught.value.line) == ("llm.yaml", line)
+    assert len(str(caught.value)) < 300
+
+
 TEXT = """\
 # my models é 😀
 models:
@@ -95,7 +124,9 @@ def path(tmp_path: Path) -> Path:
         ("budget", "{per_day: 5}", "budget:\n", "budget: {per_day: 5}\n"),
     ],
 )
-def test_one_value_changes_and_not_one_character_around_it(path: Path, key: str, value: str, old: str, new: str) -> None:
+def test_one_value_changes_and_not_one_character_around_it(
+    path: Path, key: str, value: str, old: str, new: str
+) -> None:
     """Comments, order, quotes, alignment and line ends are unchanged."""
     assert TEXT.count(old) == 1
     for newline in ("\n", "\r\n"):
@@ -179,4 +210,3 @@ def test_an_edit_by_someone_else_is_not_overwritten(path: Path, monkeypatch: pyt
     with pytest.raises(ConfigError, match="changed by another program"):
         set_value(path, "models.luna.quality", "1")
     assert path.read_text().endswith("# theirs\n")
-
