@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import httpx
@@ -28,9 +30,8 @@ EMBEDDING = ("openai", "azure", "azure v1", "ollama")
 @pytest.fixture(scope="module")
 def attempts() -> Iterator[Attempts]:
     """One gateway for all tests."""
-    made = Attempts()
-    yield made
-    made.close()
+    with closing(Attempts()) as made:
+        yield made
 
 
 def own_arguments() -> dict[str, Any]:
@@ -89,9 +90,8 @@ def test_no_field_of_a_list_is_one_that_litellm_acts_upon() -> None:
         assert not fields & {*OWNED}
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("wire", WIRES)
-def test_hostile_keys_go_nowhere_else(wire: str, mode: str, attempts: Attempts) -> None:
+def test_hostile_keys_go_nowhere_else(wire: str, attempts: Attempts) -> None:
     """Host, key, callback, retry and mock have no effect: one request to our server, with our key, and its answer."""
     hostile = {
         "custom_llm_provider": "openai", "api_base": "{evil}", "base_url": "{evil}", "openai_base_url": "{evil}",
@@ -103,7 +103,7 @@ def test_hostile_keys_go_nowhere_else(wire: str, mode: str, attempts: Attempts) 
     }  # fmt: skip
     with FaultServer() as server:
         ours, evil = server.plan("ours", good("Hello.")), server.plan("evil", good("Evil."))
-        for name, value in hostile.items():
+        for (name, value), mode in zip(hostile.items(), cycle(MODES)):
             given = json.loads(json.dumps(value).replace("{evil}", f"{evil.url}/v1"))
             _, reply = attempts(asked_of(wire, ours.url, {name: given}, embedding=False), mode)
             assert reply.text in ("Hello.", ""), name
@@ -116,20 +116,20 @@ def test_hostile_keys_go_nowhere_else(wire: str, mode: str, attempts: Attempts) 
 
 
 @pytest.mark.parametrize("model", ["anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-5-5"])
-@pytest.mark.parametrize("name", sorted(find_provider("anthropic").extra or ()))
-def test_each_field_of_anthropic_arrives(name: str, model: str, attempts: Attempts) -> None:
+def test_each_field_of_anthropic_arrives(model: str, attempts: Attempts) -> None:
     """It is unchanged at the top of the body, and nothing is added; dropped fields are reported."""
     values = {"top_k": 5, "top_p": 0.5, "service_tier": "auto", "inference_geo": "us", "container": "c1"}
-    value = values.get(name, {"edits": []})
     with FaultServer() as server:
         api = server.plan("a", good("Hello."))
         asked = request(target("anthropic", api.url, model=model), temperature=None)
-        attempts(asked, "sync")
-        _, reply = attempts(replace(asked, extra={name: value}), "sync")
-        plain, sent = (one.body for one in api.requests)
-    left_out = name == "top_k" and "sonnet-5" in model  # a model that takes none: LiteLLM leaves it out
-    assert reply.dropped_params == ((name,) if left_out else ())
-    assert sent == (plain if left_out else {**plain, name: value})
+        attempts(asked, "whole")
+        for name in find_provider("anthropic").extra or ():
+            value = values.get(name, {"edits": []})
+            _, reply = attempts(replace(asked, extra={name: value}), "whole")
+            plain, sent = api.requests[0].body, api.requests[-1].body
+            left_out = name == "top_k" and "sonnet-5" in model  # a model that takes none: LiteLLM leaves it out
+            assert reply.dropped_params == ((name,) if left_out else ())
+            assert sent == (plain if left_out else {**plain, name: value})
 
 
 def test_a_field_that_is_none_names_the_closest() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from fixtures_local import TINY
-from manager_kit import MODES, ask, manager
+from manager_kit import ask, manager
 from ollama_kit import Ollama
 
 from testronaut_llm import ConfigError, InvalidRequestError
@@ -26,9 +26,10 @@ def a_file(provider: str, extra: Any) -> LLMConfig:
     return LLMConfig(models={"m": {"model": f"{provider}/x", "extra": extra}}, tasks={"default": {"models": "m"}})  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("nested", [True, False])
-@pytest.mark.parametrize("of_the_call", [True, False])
+@pytest.mark.parametrize(
+    ("mode", "nested", "of_the_call"),
+    [("complete", True, False), ("acomplete", True, True), ("stream", False, True), ("astream", False, False)],
+)
 async def test_options_of_an_ollama_model_are_merged_below_ours(
     ollama: Ollama, mode: str, nested: bool, of_the_call: bool
 ) -> None:
@@ -42,10 +43,12 @@ async def test_options_of_an_ollama_model_are_merged_below_ours(
     assert set(body) == {"model", "messages", "options", "stream", "truncate", "shift"}
 
 
-async def test_what_a_call_says_counts_more_than_what_its_row_says(ollama: Ollama) -> None:
-    """Each option of a call replaces the same option of the row."""
-    async with manager({"m": ollama.row(extra={"top_k": 1, "options": {"min_p": 0.1}})}) as llm:
-        await ask(llm, "complete", "Say hello.", extra={"top_k": 2})
+def test_an_option_of_a_call_replaces_that_of_the_row(ollama: Ollama) -> None:
+    """The others of the row stay; an unknown option of a call is refused before anything is sent."""
+    with manager({"m": ollama.row(extra={"top_k": 1, "options": {"min_p": 0.1}})}) as llm:
+        llm.complete("t", "Say hello.", extra={"top_k": 2})
+        with pytest.raises(InvalidRequestError, match="did you mean `top_k`"):
+            llm.complete("t", "Say hello.", extra={"top_kk": 1})
     (body,) = ollama.bodies()
     assert (body["options"]["top_k"], body["options"]["min_p"]) == (2, 0.1)
 
@@ -88,28 +91,13 @@ def test_a_number_from_the_environment_is_a_number(monkeypatch: pytest.MonkeyPat
         a_file("ollama", {"num_thread": "${THREADS}"})
 
 
-@pytest.mark.parametrize("mode", MODES)
-async def test_an_unknown_option_of_a_call_is_refused_before_it_is_sent(ollama: Ollama, mode: str) -> None:
-    """The message is the same as for a row."""
-    async with manager({"m": ollama.row()}) as llm:
-        with pytest.raises(InvalidRequestError, match="did you mean `top_k`"):
-            await ask(llm, mode, "Say hello.", extra={"top_kk": 1})
-    assert ollama.bodies() == []
-
-
-@pytest.mark.parametrize("mode", MODES)
-async def test_an_embedded_model_samples_as_configured(home: ModelStore, mode: str) -> None:
+def test_an_embedded_model_samples_as_configured(home: ModelStore) -> None:
     """At temperature 1, `top_k: 1` gives the same text for any seed; without it texts differ."""
     words = {"repeat_penalty": 1.0, "min_p": 0.0, "typical_p": 1.0, "num_keep": 0}
-    rows = {
-        name: {"model": f"embedded/{TINY}", "num_ctx": 512, "extra": {**words, **more}}
-        for name, more in (("one", {"options": {"top_k": 1}}), ("many", {"top_k": 50}))
-    }
-    async with manager(rows, temperature=1.0, max_tokens=12, allow_truncated=True) as llm:
-        said = {
-            name: {(await ask(llm, mode, "Say hello.", model=name, seed=seed)).text for seed in (1, 2, 3)}
-            for name in rows
-        }
+    extras = {"one": words | {"options": {"top_k": 1}}, "many": words | {"top_k": 50}}
+    rows = {name: {"model": f"embedded/{TINY}", "num_ctx": 512, "extra": extra} for name, extra in extras.items()}
+    with manager(rows, temperature=1.0, max_tokens=12, allow_truncated=True) as llm:
+        said = {name: {llm.complete("t", "Hi.", model=name, seed=seed).text for seed in (1, 2, 3)} for name in rows}
     assert len(said["one"]) == 1
     assert len(said["many"]) > 1
 
@@ -132,8 +120,10 @@ def test_hardware_options_of_an_embedded_model_are_what_its_server_is_started_wi
         runner.close()
 
 
-async def test_hardware_options_of_a_single_call_are_refused_for_an_embedded_model(home: ModelStore) -> None:
+def test_hardware_options_of_a_single_call_are_refused_for_an_embedded_model(home: ModelStore) -> None:
     """The message says that they belong in the row."""
-    async with manager({"m": {"model": f"embedded/{TINY}"}}) as llm:
-        with pytest.raises(InvalidRequestError, match="`extra` of its row"):
-            await ask(llm, "complete", "Say hello.", extra={"num_thread": 2})
+    with (
+        manager({"m": {"model": f"embedded/{TINY}"}}) as llm,
+        pytest.raises(InvalidRequestError, match="`extra` of its row"),
+    ):
+        llm.complete("t", "Say hello.", extra={"num_thread": 2})
