@@ -272,12 +272,12 @@ _SECTIONS = dict.fromkeys(["models", "tasks", "budget", "cache", "limits", "log"
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.fixed_dictionaries({}, optional=_SECTIONS).map(yaml.safe_dump), st.sampled_from(["argument", "upwards"]))
-def test_any_file_gives_a_configuration_or_a_config_error(text: str, how: Any) -> None:
+@given(st.fixed_dictionaries({}, optional=_SECTIONS).map(yaml.safe_dump))
+def test_any_file_gives_a_configuration_or_a_config_error(text: str) -> None:
     """Arbitrary values raise no other error, and no error shows a key."""
     message = ""
     try:
-        parse_config(text, FoundConfig(path=Path("llm.yaml"), how=how))
+        parse_config(text, FoundConfig(path=Path("llm.yaml"), how="argument"))
     except ConfigError as error:
         message = str(error)
     assert KEY not in message

@@ -78,15 +78,15 @@ def attacker(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
     return endpoint
 
 
-@pytest.mark.parametrize("value", ["mask", "refuse", "allow"])
-def test_a_strangers_file_cannot_let_secrets_out(write: Write, value: str) -> None:
+def test_a_strangers_file_cannot_let_secrets_out(write: Write) -> None:
     """`allow` has no effect, in the file or in a task; the other two settings are stricter and apply."""
-    write({"m": {"model": "openai/gpt-4o"}}, {"secrets": value}, secrets=value)
-    config = load_config()
-    kept = None if value == "allow" else value
-    assert (config.secrets, config.tasks["t"].secrets) == (kept, kept)
-    assert [words.partition(" ")[0] for words in config.ignored] == ([] if kept else ["tasks.t.secrets", "secrets"])
-    assert config.models["m"].withheld == ()
+    for value in ("mask", "refuse", "allow"):
+        write({"m": {"model": "openai/gpt-4o"}}, {"secrets": value}, secrets=value)
+        config = load_config()
+        kept = None if value == "allow" else value
+        assert (config.secrets, config.tasks["t"].secrets) == (kept, kept)
+        assert [words.partition(" ")[0] for words in config.ignored] == ([] if kept else ["tasks.t.secrets", "secrets"])
+        assert config.models["m"].withheld == ()
 
 
 def test_each_field_is_on_the_list_or_known_to_be_refused() -> None:
@@ -129,14 +129,14 @@ def test_what_a_row_may_say_is_kept(write: Write) -> None:
     assert before.models["m"].withheld == ()
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "https://attacker.openai.azure.com", "http://10.0.0.1/v1", "https://api.openai.com/v1", "//attacker.example",
-        "http://127.0.0.1@attacker.example/v1", "http://localhost.attacker.example", "http://0x7f.1/",
-        "attacker.example", "http://[::ffff:10.0.0.1]/",
-    ],
+ADDRESSES = (
+    "https://attacker.openai.azure.com", "http://10.0.0.1/v1", "https://api.openai.com/v1", "//attacker.example",
+    "http://127.0.0.1@attacker.example/v1", "http://localhost.attacker.example", "http://0x7f.1/",
+    "attacker.example", "http://[::ffff:10.0.0.1]/",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("url", ADDRESSES)
 def test_an_address_beyond_loopback_waits_for_trust(write: Write, url: str) -> None:
     """This holds for every provider and every spelling of the address."""
     providers = ("openai", "anthropic", "azure", "ollama", "lm_studio", "gemini", "hosted_vllm")
@@ -176,27 +176,28 @@ def test_sections_about_this_machine_have_no_effect(write: Write) -> None:
     assert config.log is not None
 
 
-PLACES: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "model": ({"model": "openai/${ANY_SECRET}"}, {}),
-    "api_base": ({"model": "openai/x", "api_base": "http://127.0.0.1:9/${ANY_SECRET}"}, {}),
-    "a number": ({"model": "openai/x", "num_ctx": "${ANY_SECRET}"}, {}),
-    "a limit of a row": ({"model": "openai/x", "limits": {"rpm": "${ANY_SECRET}"}}, {}),
-    "extra": ({"model": "openai/x", "extra": {"user": "${ANY_SECRET}"}}, {}),
-    "system": ({"model": "openai/x"}, {"system": "say ${ANY_SECRET}"}),
-    "models of a task": ({"model": "openai/x"}, {"models": ["openai/${ANY_SECRET}", "m"]}),
-    "the name of a task": ({"model": "openai/x"}, {"models": "${ANY_SECRET}"}),
-    "stop": ({"model": "openai/x"}, {"stop": ["${ANY_SECRET}"]}),
-    "a number of a task": ({"model": "openai/x"}, {"max_tokens": "${ANY_SECRET}"}),
-    "budget of a task": ({"model": "openai/x"}, {"budget": {"per_day": "${ANY_SECRET}"}}),
-    "a default": ({"model": "openai/${UNSET:-gpt-4o-mini}"}, {}),
-}
+IN_A_ROW: tuple[dict[str, Any], ...] = (
+    {"model": "openai/${ANY_SECRET}"},
+    {"model": "openai/${UNSET:-gpt-4o-mini}"},
+    {"api_base": "http://127.0.0.1:9/${ANY_SECRET}"},
+    {"num_ctx": "${ANY_SECRET}"},
+    {"limits": {"rpm": "${ANY_SECRET}"}},
+    {"extra": {"user": "${ANY_SECRET}"}},
+)
+IN_A_TASK: tuple[dict[str, Any], ...] = (
+    {"system": "say ${ANY_SECRET}"},
+    {"models": ["openai/${ANY_SECRET}", "m"]},
+    {"models": "${ANY_SECRET}"},
+    {"stop": ["${ANY_SECRET}"]},
+    {"max_tokens": "${ANY_SECRET}"},
+    {"budget": {"per_day": "${ANY_SECRET}"}},
+)
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_nothing_is_filled_in(write: Write, place: str) -> None:
+@pytest.mark.parametrize(("row", "task"), [*((row, {}) for row in IN_A_ROW), *(({}, task) for task in IN_A_TASK)])
+def test_nothing_is_filled_in(write: Write, row: dict[str, Any], task: dict[str, Any]) -> None:
     """No variable or default is filled in; each row with one is not ready, and gives the reason."""
-    row, task = PLACES[place]
-    write({"m": row}, task)
+    write({"m": {"model": "openai/x", **row}}, task)
     config = load_config()
     rows = [config.models["m"], *(config.model(name) for name in config.task("t").models)]
     assert SECRET not in f"{config!r}{config.model_dump()}{rows!r}{[vars(one) for one in rows]}"
@@ -233,14 +234,13 @@ def test_the_key_stays_here_where_a_stranger_chose_the_port(write: Write, server
 
 def test_no_key_leaves_by_another_door(write: Write) -> None:
     """The check is where the key is read, not only in readiness."""
-    write({"m": {"model": "azure/x", "api_base": "https://attacker.openai.azure.com"}, "o": {"model": "ollama/x:1b",
-          "api_base": "http://10.0.0.1"}})  # fmt: skip
-    config = load_config()
-    for row in config.models.values():
+    write({"m": azure(RENTED), "o": {"model": "ollama/x:1b", "api_base": "http://10.0.0.1"}})
+    models = load_config().models
+    for row in models.values():
         with pytest.raises(LLMError, match="testronaut-llm trust"):
             resolve_key(row, find_provider(row.provider))
     with pytest.raises(LLMError, match="testronaut-llm trust"):
-        OllamaServer.of(config.models["o"])
+        OllamaServer.of(models["o"])
 
 
 def azure(url: str) -> dict[str, Any]:
@@ -313,32 +313,18 @@ def test_an_ollama_row_goes_to_the_users_own_server(write: Write, ollama: Any, m
         assert readiness(llm.config.models["n"]).ready
 
 
-def test_check_says_what_trusting_would_change(write: Write, attacker: Endpoint) -> None:
+def test_check_says_what_trusting_would_change(write: Write) -> None:
     """The changes are listed for each row, for the sections, and in JSON."""
-    write(
-        {"a": {**azure(RENTED), "api_key_env": "ANY_SECRET"}, "b": {"model": "openai/x"}},
-        {"models": ["a", "b", "azure/direct"]}, cache={"size_limit": 1},
-    )  # fmt: skip
-    shown = CliRunner().invoke(app, ["check", "--json"])
-    report = json.loads(shown.stdout)
+    rows = {"a": {**azure(RENTED), "api_key_env": "ANY_SECRET"}, "b": {"model": "openai/x"}}
+    write(rows, {"models": ["a", "b", "azure/direct"]}, cache={"size_limit": 1})
+    report = json.loads(CliRunner().invoke(app, ["check", "--json"]).stdout)
     notes = {one["alias"]: one["note"] for one in report["models"]}
     assert report["ignored"] == ["cache.size_limit (1)"]
     assert "api_base ('http://attacker.openai.azure.com'), api_version ('v1'), api_key_env ('ANY_SECRET')" in notes["a"]
-    assert "azure has no fixed host" in notes["a"]
-    assert "azure has no fixed host" in notes["azure/direct"]
+    assert all("azure has no fixed host" in notes[name] for name in ("a", "azure/direct"))
     assert notes["b"] == "key from OPENAI_API_KEY"
     plain = CliRunner().invoke(app, ["check"]).output
     assert "without effect until it is trusted: cache.size_limit (1); read it, then run: testronaut-llm trust" in plain
-
-
-def test_trust_means_the_file_in_use(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`trust` without a path trusts the file in use, which may be in a parent folder."""
-    write({"m": {"model": "openai/x"}})
-    (tmp_path / "below").mkdir()
-    monkeypatch.chdir(tmp_path / "below")
-    assert not load_config().trusted
-    assert CliRunner().invoke(app, ["trust"]).exit_code == 0
-    assert load_config().trusted
 
 
 def test_a_row_stays_a_strangers_in_another_configuration(write: Write) -> None:
@@ -359,11 +345,8 @@ def test_a_file_does_not_trust_itself(write: Write) -> None:
 
 def test_a_reference_in_place_of_a_section_is_an_error(write: Write) -> None:
     """It is reported as a wrong type."""
-    for text in (
-        "tasks: {t: ['${A}']}", "tasks: ['${A}']", "tasks: '${A}'", "models: {m: '${A}'}\ntasks: {}", "- ${A}",
-        "models: ['${A}']\ntasks: {}", "tasks: {t: {models: a/b}}\n'${A}': 1", "budget: ['${A}']",
-    ):  # fmt: skip
-        write({}).write_text(text)
+    for tasks in ("{t: ['${A}']}", "['${A}']", "'${A}'", "{}\nmodels: {m: ['${A}']}"):
+        write({}).write_text(f"tasks: {tasks}")
         with pytest.raises(LLMError, match=r"llm\.yaml"):
             load_config()
 
@@ -389,14 +372,11 @@ def test_trust_belongs_to_one_path_and_one_text(write: Write, tmp_path: Path) ->
 
 
 def test_what_cannot_be_read_or_recorded_is_a_config_error(write: Write, tmp_path: Path) -> None:
-    """A missing file, bytes that are not text, and a folder that cannot be made are ConfigErrors."""
+    """A missing file and a folder that cannot be made are ConfigErrors."""
     path = write({"m": {"model": "openai/x"}})
     with pytest.raises(LLMError, match=r"cannot read .*missing\.yaml"):
         trust(tmp_path / "missing.yaml")
     data_dir().mkdir(parents=True)
     (data_dir() / "trusted").write_text("in the way")
     with pytest.raises(LLMError, match="cannot trust"):
-        trust(path)
-    path.write_bytes(b"\xff")
-    with pytest.raises(LLMError, match="is not UTF-8"):
         trust(path)
