@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import doctest
-import importlib
+import inspect
 import io
-import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -24,8 +23,8 @@ from manager_kit import Make, Run
 from ollama_kit import Ollama
 from source_tree import ROOT
 
-from testronaut_llm import LLMConfig
-from testronaut_llm.errors import AllModelsFailedError
+import testronaut_llm
+from testronaut_llm import AllModelsFailedError, LLMConfig, LLMManager, options
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.testing.fake import FakeLLM
 
@@ -67,18 +66,12 @@ def test_a_short_python_example_runs(block: Block, capsys: pytest.CaptureFixture
     assert all(words in printed for words in ("-l", "one file a line", "sonnet", "0.000024")), printed
 
 
-SURFACE = {
-    "llm_manager.LLMManager": "complete acomplete stream astream embed aembed classify aclassify batch abatch "
-    "answer_each compare acompare route estimate aestimate spend session prune_history dropped_params warm_up close "
-    "aclose",
-    "options": "EmbedOptions CallOptions ClassifyOptions",
-    "records": "Message Route Answer Embeddings",
-    "methods.streams": "Stream AsyncStream",
-    "methods.classify": "Classification",
-    "methods.compare": "Comparison",
-    "methods.estimate": "Estimate",
-    "errors": "LLMError",
-}
+METHODS = [one for name, one in inspect.getmembers(LLMManager, inspect.isfunction) if not name.startswith("_")]
+CLASSES = (
+    "Answer AsyncStream CallOptions Classification Comparison EmbedOptions Embeddings Estimate LLMError Message Route "
+    "Stream"
+)
+DOCUMENTED = [*METHODS, *(getattr(testronaut_llm, name) for name in CLASSES.split()), options.ClassifyOptions]
 
 
 @pytest.fixture
@@ -94,16 +87,12 @@ def answering() -> Iterator[FakeLLM]:
         yield llm
 
 
-@pytest.mark.parametrize("name", [f"{place}.{name}" for place, names in SURFACE.items() for name in names.split()])
-def test_the_example_of_a_docstring_runs(name: str, answering: FakeLLM) -> None:
-    """Each public class and method shows a call and its result."""
-    module = re.split(r"\.[A-Z]", name)[0]
-    found: Any = importlib.import_module(f"testronaut_llm.{module}")
-    path = name.removeprefix(f"{module}.").split(".")
-    scope = {**vars(found), "llm": answering, "asyncio": asyncio, "Decimal": Decimal}
-    for step in path:
-        found = getattr(found, step)
-    example = doctest.DocTestParser().get_doctest(found.__doc__, scope, name, None, None)
+@pytest.mark.parametrize("documented", DOCUMENTED, ids=lambda one: one.__name__)
+def test_the_example_of_a_docstring_runs(documented: Any, answering: FakeLLM) -> None:
+    """Each public method, and each class that callers use, shows a call and its result."""
+    module = vars(sys.modules[documented.__module__])
+    scope = {**module, "llm": answering, "asyncio": asyncio, "Decimal": Decimal}
+    example = doctest.DocTestParser().get_doctest(documented.__doc__, scope, documented.__name__, None, None)
     assert example.examples
     report = io.StringIO()
     doctest.DocTestRunner(verbose=False).run(example, out=report.write)
