@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from source_tree import ROOT
 
 from testronaut_llm.config import source as config_source
-from testronaut_llm.config.model_config import LLMConfig
+from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.config.source import (
     PACKAGED,
     ConfigSource,
@@ -191,23 +191,17 @@ def test_a_single_problem_is_one_line(tmp_path: Path) -> None:
         assert str(caught.value) == f"{path}{words}"
 
 
-def test_hundreds_of_problems_are_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first hundred are listed, and close names are searched for a few of them only."""
-    searches: list[object] = []
-    monkeypatch.setattr("difflib.get_close_matches", lambda *given, **_: searches.append(given) or [])
-    tasks = "".join(f"  t{n}: {{models: [luna{n}], strategy: cheapst{n}, tmeout{n}: 1}}\n" for n in range(500))
-    limits = "".join(f"  opena{n}: {{rpm: 1}}\n" for n in range(500))
-    path = write(tmp_path / "llm.yaml", f"models: {{m: {{model: openai/x}}}}\ntasks:\n{tasks}limits:\n{limits}")
+def test_hundreds_of_problems_are_cut_short(tmp_path: Path) -> None:
+    """The first hundred are listed."""
+    tasks = "".join(f"  t{n}: {{models: luna{n}, strategy: cheapst{n}, tmeout{n}: 1}}\n" for n in range(500))
     with pytest.raises(ConfigError, match="1500 problems") as caught:
-        load_config(path)
-    assert len(searches) < 50
+        load_config(write(tmp_path / "llm.yaml", f"models: {{m: {{model: openai/x}}}}\ntasks:\n{tasks}"))
     assert len(str(caught.value).splitlines()) == 102
     assert str(caught.value).endswith("and 1400 more")
 
 
-def test_what_is_no_configuration_is_a_config_error(tmp_path: Path) -> None:
+def test_what_is_no_configuration_is_a_config_error(path: Path) -> None:
     """Any bytes, and a file that is deleted before it is read, are a ConfigError. A byte order mark is ignored."""
-    path = tmp_path / "llm.yaml"
     for raw, words in (
         (b"", r":1: is empty: run `testronaut-llm init`"),
         (b"- a\n", "expected a mapping"),
@@ -259,20 +253,19 @@ def test_the_packaged_file_is_valid_and_rates_its_models() -> None:
 
 KEY = "sk-abcdefghijklmnop1234567890"
 _WORDS = st.sampled_from(
-    ["model", "price", "extra", "quality", "local", "keep_alive", "auto_pull", "limits", "models", "stop", "budget",
-     "fallback_on", "temperature", "timeout", "cache", "per_day", "ttl", "size_limit", "file", "api_key_env", "<<",
-     "a", "openai/x", "${X}", "${", "off", "30d", "$5", "~x", "\x00", "\u2028", f" {KEY}"]
+    [*ModelConfig.model_fields, *TaskConfig.model_fields, "per_day", "ttl", "a", "openai/x", "<<", "${X}", "${", "off",
+     "30d", "$5", "~x", "\x00", "\u2028", f" {KEY}"]
 )  # fmt: skip
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | _WORDS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_WORDS, inner, max_size=3),
     max_leaves=8,
 )
-_SECTIONS = dict.fromkeys(["models", "tasks", "budget", "cache", "limits", "log"], _VALUES)
+_FILES = st.fixed_dictionaries({}, optional=dict.fromkeys(LLMConfig.model_fields, _VALUES)).map(yaml.safe_dump)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.fixed_dictionaries({}, optional=_SECTIONS).map(yaml.safe_dump))
+@given(_FILES)
 def test_any_file_gives_a_configuration_or_a_config_error(text: str) -> None:
     """Arbitrary values raise no other error, and no error shows a key."""
     message = ""
@@ -286,11 +279,12 @@ def test_any_file_gives_a_configuration_or_a_config_error(text: str) -> None:
 # A running process follows its file
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> Callable[[], int]:
+def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
+    """Returns a list that grows with each call of a function."""
     calls: list[object] = []
     real = getattr(config_source, name)
     monkeypatch.setattr(config_source, name, lambda *args: (calls.append(args), real(*args))[1])
-    return lambda: len(calls)
+    return calls
 
 
 def test_an_edit_takes_effect_at_the_next_call(path: Path, tmp_path: Path) -> None:
@@ -310,10 +304,10 @@ def test_without_an_edit_the_file_is_not_read_again(path: Path, monkeypatch: pyt
     first = source.current()
     reads, parses = counted(monkeypatch, "read_text"), counted(monkeypatch, "parse_config")
     assert source.current() is source.current() is first
-    assert (reads(), parses()) == (0, 0)
+    assert (reads, parses) == ([], [])
     write(path, GOOD, age=40)
     assert source.current() is first
-    assert (reads(), parses()) == (1, 0), "a new date on the same text is read, not parsed"
+    assert (len(reads), parses) == (1, []), "a new date on the same text is read, not parsed"
 
 
 @pytest.mark.parametrize("age", [0, 60], ids=["fresh", "old"])
@@ -351,12 +345,11 @@ def test_a_broken_edit_keeps_the_last_good_one_and_warns_once(path: Path, log: L
 
 
 def test_a_file_that_goes_away_keeps_the_last_good_one(path: Path, log: Log) -> None:
-    """A file that is back is read again."""
+    """There is one warning; a file that is back is read again."""
     source = ConfigSource.find(path)
     path.unlink()
     assert all(source.current().task(None).models == ("a",) for _ in range(3))
-    assert len(log) == 1
-    assert "cannot read" in log[0]["error"]
+    assert ["cannot read" in entry["error"] for entry in log] == [True]
     write(path, OTHER)
     assert source.current().task(None).models == ("b",)
 
@@ -380,7 +373,7 @@ def test_variables_are_followed(path: Path, monkeypatch: pytest.MonkeyPatch, log
     parses = counted(monkeypatch, "parse_config")
     monkeypatch.setenv("T_OTHER", "x")
     source.current()
-    assert parses() == 0
+    assert parses == []
 
 
 def test_trust_is_followed_in_both_directions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
