@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterable
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,7 @@ LADDER = (
 DOOR = "gateway.gateway"
 
 # Slow, or with side effects: never imported at a module's top, except in modules that only wrap them.
-LATE = (
-    "litellm", "tokencost", "tiktoken", "openai", "anthropic", "azure", "vcr", "xllamacpp", "typer", "rich",
-)  # fmt: skip
+LATE = ("litellm", "tokencost", "tiktoken", "openai", "anthropic", "azure", "vcr", "xllamacpp", "typer", "rich")
 AT_HOME = {"typer": ("cli",), "rich": ("cli",), "vcr": ("testing",)}
 
 # Neither these nor what they bring may be loaded by `import testronaut_llm` and touching each public name.
@@ -53,12 +52,8 @@ HEAVY = (
 )
 
 # These hand on what they do not name: the facts of LLMError, and the settings of vcrpy's own class.
-HANDS_ON = {
-    "AllModelsFailedError.__init__",
-    "Cassette.__init__",
-    "ConfigError.__init__",
-    "OutputInvalidError.__init__",
-    "OutputTruncatedError.__init__",
+HANDS_ON = {f"{name}Error.__init__" for name in ("AllModelsFailed", "Config", "OutputInvalid", "OutputTruncated")} | {
+    "Cassette.__init__"
 }
 SPEAKS = ("cli", "cli.*", "local.embedded_child")
 """The command line, and a child process whose stdout is a pipe to its parent."""
@@ -234,14 +229,10 @@ def test_a_lock_has_hashes_and_names_no_host(lock: str) -> None:
 
 def test_the_lock_holds_all_that_the_project_asks_for() -> None:
     """Each dependency, extras included, is locked to a version that `pyproject.toml` allows."""
-    locked = requirements("dev.txt")
-    asked = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
-    wrong = []
+    locked = {name: next(iter(pin.specifier)).version for name, pin in requirements("dev.txt").items()}
+    asked = [*PROJECT["dependencies"], *chain.from_iterable(PROJECT["optional-dependencies"].values())]
     for wanted in map(Requirement, asked):
-        pin = locked.get(canonicalize_name(wanted.name))
-        if pin is None or not wanted.specifier.contains(next(iter(pin.specifier)).version):
-            wrong.append(str(wanted))
-    assert not wrong, "run `make lock`"
+        assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)]), f"{wanted}: run `make lock`"
 
 
 def test_the_malicious_releases_of_litellm_are_excluded() -> None:
