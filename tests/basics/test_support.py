@@ -43,21 +43,17 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("[NaN]", "NaN is not a number"),
-        ("1e999", "1e999 is not a number that JSON and Python can hold"),
-        ('{"a": 1, "a": 2}', "'a' occurs twice"),
-        ('"\\ud800"', "lone surrogate"),
-        ("[" * 200_000, "nested too deeply"),
-        ("{", "Expecting"),
-    ],
-)
-def test_json_that_readers_disagree_about_is_refused(text: str, says: str) -> None:
+def test_json_that_readers_disagree_about_is_refused() -> None:
     """The message gives the reason."""
-    with pytest.raises(ValueError, match=says):
-        parse_json(text)
+    for text, says in {
+        "[NaN]": "NaN is not a number",
+        "1e999": "1e999 is not a number that JSON and Python can hold",
+        '{"a": 1, "a": 2}': "'a' occurs twice",
+        '"\\ud800"': "lone surrogate",
+        "[" * 200_000: "nested too deeply",
+    }.items():
+        with pytest.raises(ValueError, match=says):
+            parse_json(text)
 
 
 def test_names_and_hosts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -64,66 +65,47 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"top_k": "many"}, "extra.top_k", "expected a whole number"),
     ({"use_mmap": 1}, "extra.use_mmap", "expected true or false"),
     ({"num_gpu": True}, "extra.num_gpu", "expected a whole number"),
+    ({"num_thread": "${WORD}"}, "extra.num_thread", "expected a whole number"),
     ({"top_p": "x"}, "extra.top_p", "expected a number"),
 ]
 
 
 @pytest.mark.parametrize("provider", ["ollama", "ollama_chat", "embedded"])
-def test_an_option_that_is_none_is_refused_with_the_closest(provider: str) -> None:
+def test_an_option_that_is_none_is_refused_with_the_closest(provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unknown options are errors of the file, with their place; every option is valid for both kinds of model."""
+    monkeypatch.setenv("FOUR", "4")
+    monkeypatch.setenv("WORD", "four")
     for extra, where, why in REFUSED:
         with pytest.raises(ConfigError) as caught:
             a_file(provider, extra)
         (line,) = [line for line in str(caught.value).splitlines() if "extra" in line]
-        assert where in line
-        assert why in line
-    for good in (VALUES, {"options": VALUES}, {"num_thread": "${NOT_SET_ANYWHERE}"}):
+        assert (where in line, why in line) == (True, True), line
+    for good in (VALUES, {"options": VALUES}, {"num_thread": "${NOT_SET_ANYWHERE}"}, {"num_thread": "${FOUR}"}):
         a_file(provider, good)
     a_file("openai", {"top_kk": 1, "options": {"anything": True}})
 
 
-def test_a_number_from_the_environment_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`num_thread: ${THREADS}` is sent as a number."""
-    monkeypatch.setenv("THREADS", "4")
-    assert a_file("ollama", {"num_thread": "${THREADS}"}).models["m"].extra == {"num_thread": "4"}
-    monkeypatch.setenv("THREADS", "four")
-    with pytest.raises(ConfigError, match="expected a whole number"):
-        a_file("ollama", {"num_thread": "${THREADS}"})
-
-
 def test_an_embedded_model_samples_as_configured(home: ModelStore) -> None:
-    """At temperature 1, `top_k: 1` gives the same text for any seed; without it texts differ."""
+    """At temperature 1, `top_k: 1` gives the same text for any seed; hardware options of a call are refused."""
     words = {"repeat_penalty": 1.0, "min_p": 0.0, "typical_p": 1.0, "num_keep": 0}
     extras = {"one": words | {"options": {"top_k": 1}}, "many": words | {"top_k": 50}}
     rows = {name: {"model": f"embedded/{TINY}", "num_ctx": 512, "extra": extra} for name, extra in extras.items()}
     with manager(rows, temperature=1.0, max_tokens=12, allow_truncated=True) as llm:
         said = {name: {llm.complete("t", "Hi.", model=name, seed=seed).text for seed in (1, 2, 3)} for name in rows}
+        with pytest.raises(InvalidRequestError, match="`extra` of its row"):
+            llm.complete("t", "Hi.", extra={"num_thread": 2})
     assert len(said["one"]) == 1
     assert len(said["many"]) > 1
 
 
-def test_hardware_options_of_an_embedded_model_are_what_its_server_is_started_with(
-    home: ModelStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_server_of_an_embedded_model_has_the_hardware_options_of_its_row(home: ModelStore) -> None:
     """Other options start another server; a server works with all of them set."""
     extra = {"num_thread": 1, "num_batch": 64, "use_mmap": False, "num_gpu": 0, "main_gpu": 0, "draft_num_predict": 4}
     rows = [ModelConfig(alias="m", model=f"embedded/{TINY}", num_ctx=512, extra=one) for one in (extra, {})]
-    runner = EmbeddedRunner()
-    try:
+    with closing(EmbeddedRunner()) as runner:
         first, second = (runner.endpoint(row) for row in rows)
         assert first != second
         assert runner.endpoint(rows[0]) == first
         settings = [server.settings for server in runner.pool.servers.values()]
-        told = next(one for one in settings if one["threads"] == 1 and one["batch"] == 64)
+        (told,) = [one for one in settings if (one["threads"], one["batch"]) == (1, 64)]
         assert told["hardware"] == extra
-    finally:
-        runner.close()
-
-
-def test_hardware_options_of_a_single_call_are_refused_for_an_embedded_model(home: ModelStore) -> None:
-    """The message says that they belong in the row."""
-    with (
-        manager({"m": {"model": f"embedded/{TINY}"}}) as llm,
-        pytest.raises(InvalidRequestError, match="`extra` of its row"),
-    ):
-        llm.complete("t", "Say hello.", extra={"num_thread": 2})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from testronaut_llm.cli.app import app
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.config.source import load_config
 from testronaut_llm.config.trust import ALLOWED, is_trusted, record_of, trust
-from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.providers.credentials import resolve_key
 from testronaut_llm.providers.provider_registry import find_provider
@@ -58,14 +57,6 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
         return path
 
     return write
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultServer]:
-    """A server in place of every host of the attacker."""
-    load_litellm()
-    with FaultServer() as made:
-        yield made
 
 
 @pytest.fixture
