@@ -13,8 +13,8 @@ from testronaut_llm.cache.files import CacheFiles
 from testronaut_llm.cli.batch import keyed
 from testronaut_llm.cli.options import prompts_of, read_prompt, read_schema
 from testronaut_llm.config.sections import CacheConfig
-from testronaut_llm.config.source import load_config
-from testronaut_llm.config.trust import trust
+from testronaut_llm.config.source import load_config, set_value
+from testronaut_llm.config.trust import is_trusted, trust
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.money.price_update import update_prices
 from testronaut_llm.providers.credentials import read_file
@@ -55,6 +55,18 @@ def test_a_mark_is_dropped_and_bad_bytes_are_named(tmp_path: Path, what: str) ->
         (tmp_path / "bad").write_bytes(b"\n\n  \xff")
         with pytest.raises(ConfigError, match=r"bad:3: is not UTF-8 text: .*\(byte 3 of the line is 0xff\)"):
             read(tmp_path / "bad")
+
+
+def test_a_marked_file_can_be_trusted_and_edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digest of a trusted file ignores the byte order mark."""
+    file = tmp_path / "llm.yaml"
+    file.write_bytes(MARK + YAML)
+    trust(file)
+    monkeypatch.chdir(tmp_path)
+    assert load_config().trusted
+    set_value(file, "tasks.t.models", "openai/gpt-y")
+    assert load_config().trusted
+    assert not is_trusted(file, YAML.decode())
 
 
 @pytest.fixture

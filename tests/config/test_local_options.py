@@ -44,14 +44,18 @@ async def test_options_of_an_ollama_model_are_merged_below_ours(
     assert set(body) == {"model", "messages", "options", "stream", "truncate", "shift"}
 
 
-def test_an_option_of_a_call_replaces_that_of_the_row(ollama: Ollama) -> None:
-    """The others of the row stay; an unknown option of a call is refused before anything is sent."""
-    with manager({"m": ollama.row(extra={"top_k": 1, "options": {"min_p": 0.1}})}) as llm:
+def test_an_option_of_a_call_replaces_that_of_the_row(ollama: Ollama, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others of the row stay, a variable as a number; an unknown option is refused before anything is sent."""
+    monkeypatch.setenv("FOUR", "4")
+    extra = {"top_k": 1, "num_thread": "${FOUR}", "options": {"min_p": 0.1}}
+    with manager({"m": ollama.row(extra=extra)}) as llm:
         llm.complete("t", "Say hello.", extra={"top_k": 2})
         with pytest.raises(InvalidRequestError, match="did you mean `top_k`"):
             llm.complete("t", "Say hello.", extra={"top_kk": 1})
     (body,) = ollama.bodies()
-    assert (body["options"]["top_k"], body["options"]["min_p"]) == (2, 0.1)
+    assert {name: body["options"][name] for name in ("top_k", "min_p", "num_thread")} == {
+        "top_k": 2, "min_p": 0.1, "num_thread": 4,
+    }  # fmt: skip
 
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
