@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from manager_kit import Run
 
-from testronaut_llm import LLMManager, cli
+from testronaut_llm import LLMManager
 from testronaut_llm.cache.files import CacheFiles
 from testronaut_llm.cli.batch import keyed
 from testronaut_llm.cli.options import prompts_of, read_prompt, read_schema
@@ -25,10 +25,6 @@ YAML = b"version: 1\ntasks:\n  t: {models: [openai/gpt-x]}\n"
 PRICES = b'{"gpt-x": {"litellm_provider": "openai", "input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}}'
 
 
-def _batch(file: Path) -> object:
-    return list(keyed(file, ""))
-
-
 def _key(file: Path) -> object:
     file.chmod(0o600)
     return read_file(str(file))
@@ -38,7 +34,7 @@ READERS: dict[str, tuple[Callable[[Path], object], bytes]] = {
     "llm.yaml": (lambda file: load_config(file).model_dump(), YAML),
     "--schema": (read_schema, b'{"type": "object"}'),
     "--file": (lambda file: read_prompt(None, file), "caf\u00e9".encode()),
-    "--batch": (_batch, b'"one"\n"two"\n'),
+    "--batch": (lambda file: list(keyed(file, "")), b'"one"\n"two"\n'),
     "compare --file": (lambda file: list(prompts_of(file)), b'"one"\n'),
     "a key file": (_key, b"sk-0123456789\n"),
     "cache import": (lambda file: CacheFiles(CacheConfig()).load(file), b""),
@@ -105,28 +101,13 @@ def test_without_a_home_folder_one_error_says_what_to_set(use: Callable[[], obje
     assert [file.name for file in tmp_path.iterdir()] == ["llm.yaml"]
 
 
-def _command(words: str, monkeypatch: pytest.MonkeyPatch) -> object:
-    monkeypatch.setattr(sys, "argv", ["testronaut-llm", *words.split()])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code
-
-
 @pytest.mark.usefixtures("homeless")
-@pytest.mark.parametrize("words", ["run t hi", "models pull embedded/smollm2-135m", "cache stats", "trust llm.yaml"])
-def test_a_command_without_a_home_folder_is_one_line(
-    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A command prints one line and ends with exit code 2."""
-    code, said = _command(words, monkeypatch), capsys.readouterr()
-    assert (code, said.out, said.err.count("\n")) == (2, "", 1), said.err
-    assert "set HOME, or TESTRONAUT_LLM_HOME" in said.err
-
-
-@pytest.mark.usefixtures("homeless")
-def test_testronaut_llm_home_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without HOME, TESTRONAUT_LLM_HOME is used; the path of an unknown user is unchanged."""
-    monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(tmp_path))
-    assert (config_dir(), data_dir()) == (tmp_path / "config", tmp_path / "data")
+def test_a_command_without_a_home_folder_prints_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends with exit code 2. TESTRONAUT_LLM_HOME is enough; the path of an unknown user is unchanged."""
+    for words in ("run t hi", "models pull embedded/smollm2-135m", "cache stats", "trust llm.yaml"):
+        code, out, err = run(*words.split())
+        assert (code, out, err.count("\n"), "set HOME, or TESTRONAUT_LLM_HOME" in err) == (2, "", 1, True), err
+    monkeypatch.setenv("TESTRONAUT_LLM_HOME", "here")
+    assert (config_dir(), data_dir()) == (Path("here/config"), Path("here/data"))
     assert user_path("~nobody-here/x") == Path("~nobody-here/x")
-    assert _command("config show version", monkeypatch) == 0
+    assert run("config", "show", "version")[0] == 0

@@ -11,30 +11,20 @@ from hypothesis import strategies as st
 
 from testronaut_llm.support.paths import write_atomically
 from testronaut_llm.support.reasoning import TAGS, ReasoningFilter, split, tags_for
-from testronaut_llm.support.text import closest, is_loopback, parse_json, seconds_of
+from testronaut_llm.support.text import closest, is_loopback, parse_json
 
 
 def test_a_new_file_is_private_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
-    """A new file has mode 0600, an existing one keeps its mode; line ends are unchanged."""
-    path = tmp_path / "f"
+    """A new file has mode 0600, an existing one keeps its mode; line ends and links are unchanged."""
+    path, link = tmp_path / "f", tmp_path / "link"
     write_atomically(path, "a\r\nb\né")
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == ("a\r\nb\né".encode(), 0o600)
     path.chmod(0o644)
-    write_atomically(path, "two")
-    assert (path.read_text(), path.stat().st_mode & 0o777) == ("two", 0o644)
+    link.symlink_to(path)
+    write_atomically(link, "two")
+    assert (link.is_symlink(), path.read_text(), path.stat().st_mode & 0o777) == (True, "two", 0o644)
     write_atomically(path, "three", mode=0o640)
     assert path.stat().st_mode & 0o777 == 0o640
-
-
-def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
-    """The target of a link is replaced, in its own folder."""
-    real, link = tmp_path / "real" / "f", tmp_path / "link"
-    real.parent.mkdir()
-    real.write_text("old")
-    link.symlink_to(real)
-    write_atomically(link, "new")
-    assert link.is_symlink()
-    assert real.read_text() == "new"
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -53,27 +43,21 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("[NaN]", "NaN is not a number"),
-        ("1e999", "1e999 is not a number that JSON and Python can hold"),
-        ('{"a": 1, "a": 2}', "'a' occurs twice"),
-        ('"\\ud800"', "lone surrogate"),
-        ("[" * 200_000, "nested too deeply"),
-        ("{", "Expecting"),
-    ],
-)
-def test_json_that_readers_disagree_about_is_refused(text: str, says: str) -> None:
+def test_json_that_readers_disagree_about_is_refused() -> None:
     """The message gives the reason."""
-    with pytest.raises(ValueError, match=says):
-        parse_json(text)
+    for text, says in {
+        "[NaN]": "NaN is not a number",
+        "1e999": "1e999 is not a number that JSON and Python can hold",
+        '{"a": 1, "a": 2}': "'a' occurs twice",
+        '"\\ud800"': "lone surrogate",
+        "[" * 200_000: "nested too deeply",
+    }.items():
+        with pytest.raises(ValueError, match=says):
+            parse_json(text)
 
 
-def test_durations_names_and_hosts() -> None:
-    """Durations, close names and loopback hosts are read as users and servers write them."""
-    written = ("90", "20ms", "1.5h", "6m0s", "1h 30m", "", "soon", "1m30", "1.5.2s", "-1s")
-    assert [*map(seconds_of, written)] == [90, 0.02, 5400, 360, None, None, None, None, None, None]
+def test_names_and_hosts() -> None:
+    """Close names and loopback hosts are found; anything that is not certainly this machine is not loopback."""
     assert closest("cli_analisys", ["default", "cli_analysis"]) == "cli_analysis"
     assert closest("x", ["default"]) is None
     urls = ("http://localhost:1", "http://127.0.0.2", "http://[::1]/", "http://localhost.example", "http://[", "")
@@ -84,17 +68,13 @@ def test_durations_names_and_hosts() -> None:
     ("text", "answer"),
     [
         ("Hello", "Hello"),
-        ("  Hello\n", "  Hello\n"),
-        ("", ""),
         ("\n<think>a</think>\n\nHello\n", "Hello\n"),
         ("<think></think>\n<think>b</think>Hello", "Hello"),
         ("<think>it never ends", ""),
         ("a</think>b</think>c", "b</think>c"),
         ("a < b, <thin> and <think", "a < b, <thin> and <think"),
-        ("<thin", "<thin"),
         ("Write <think>a</think> and then b.", "Write <think>a</think> and then b."),
         ('{"a": "</think>"}', '{"a": "</think>"}'),
-        ('["</think>"]', '["</think>"]'),
         ('{"a": 1}? No.</think>{"a": 2}', '{"a": 2}'),
         ("\u0130stanbul</think>Hello", "Hello"),
     ],
@@ -106,16 +86,10 @@ def test_the_answer_follows_the_reasoning(text: str, answer: str) -> None:
     assert reasoning + found == text
 
 
-@pytest.mark.parametrize("opening", TAGS)
-def test_each_pair_of_tags_is_known(opening: str) -> None:
-    """Each pair is split off, with the opening tag and without it."""
-    closing = TAGS[opening]
-    assert split(f"{opening}a{closing}\nHello")[1] == "Hello"
-    assert split(f"a\n{closing}\nHello")[1] == "Hello"
-
-
-def test_a_tag_in_the_prompt_is_text() -> None:
-    """A tag that the prompt contains is not split off; the others are."""
+def test_each_pair_of_tags_is_known_unless_the_prompt_holds_it() -> None:
+    """Each pair is split off, with the opening tag and without it; a tag of the prompt is text."""
+    for opening, closing in TAGS.items():
+        assert split(f"{opening}a{closing}\nHello")[1] == split(f"a\n{closing}\nHello")[1] == "Hello"
     tags = tags_for(["What is </think>?", "hi"])
     assert split("a</think>b", tags)[1] == "a</think>b"
     assert split("a[/THINK]b", tags)[1] == "b"

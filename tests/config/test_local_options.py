@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import pytest
 from fixtures_local import TINY
-from manager_kit import MODES, ask, manager
+from manager_kit import ask, manager
 from ollama_kit import Ollama
 
 from testronaut_llm import ConfigError, InvalidRequestError
@@ -26,9 +27,10 @@ def a_file(provider: str, extra: Any) -> LLMConfig:
     return LLMConfig(models={"m": {"model": f"{provider}/x", "extra": extra}}, tasks={"default": {"models": "m"}})  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("nested", [True, False])
-@pytest.mark.parametrize("of_the_call", [True, False])
+@pytest.mark.parametrize(
+    ("mode", "nested", "of_the_call"),
+    [("complete", True, False), ("acomplete", True, True), ("stream", False, True), ("astream", False, False)],
+)
 async def test_options_of_an_ollama_model_are_merged_below_ours(
     ollama: Ollama, mode: str, nested: bool, of_the_call: bool
 ) -> None:
@@ -42,12 +44,18 @@ async def test_options_of_an_ollama_model_are_merged_below_ours(
     assert set(body) == {"model", "messages", "options", "stream", "truncate", "shift"}
 
 
-async def test_what_a_call_says_counts_more_than_what_its_row_says(ollama: Ollama) -> None:
-    """Each option of a call replaces the same option of the row."""
-    async with manager({"m": ollama.row(extra={"top_k": 1, "options": {"min_p": 0.1}})}) as llm:
-        await ask(llm, "complete", "Say hello.", extra={"top_k": 2})
+def test_an_option_of_a_call_replaces_that_of_the_row(ollama: Ollama, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others of the row stay, a variable as a number; an unknown option is refused before anything is sent."""
+    monkeypatch.setenv("FOUR", "4")
+    extra = {"top_k": 1, "num_thread": "${FOUR}", "options": {"min_p": 0.1}}
+    with manager({"m": ollama.row(extra=extra)}) as llm:
+        llm.complete("t", "Say hello.", extra={"top_k": 2})
+        with pytest.raises(InvalidRequestError, match="did you mean `top_k`"):
+            llm.complete("t", "Say hello.", extra={"top_kk": 1})
     (body,) = ollama.bodies()
-    assert (body["options"]["top_k"], body["options"]["min_p"]) == (2, 0.1)
+    assert {name: body["options"][name] for name in ("top_k", "min_p", "num_thread")} == {
+        "top_k": 2, "min_p": 0.1, "num_thread": 4,
+    }  # fmt: skip
 
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
@@ -61,79 +69,47 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"top_k": "many"}, "extra.top_k", "expected a whole number"),
     ({"use_mmap": 1}, "extra.use_mmap", "expected true or false"),
     ({"num_gpu": True}, "extra.num_gpu", "expected a whole number"),
+    ({"num_thread": "${WORD}"}, "extra.num_thread", "expected a whole number"),
     ({"top_p": "x"}, "extra.top_p", "expected a number"),
 ]
 
 
 @pytest.mark.parametrize("provider", ["ollama", "ollama_chat", "embedded"])
-def test_an_option_that_is_none_is_refused_with_the_closest(provider: str) -> None:
+def test_an_option_that_is_none_is_refused_with_the_closest(provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unknown options are errors of the file, with their place; every option is valid for both kinds of model."""
+    monkeypatch.setenv("FOUR", "4")
+    monkeypatch.setenv("WORD", "four")
     for extra, where, why in REFUSED:
         with pytest.raises(ConfigError) as caught:
             a_file(provider, extra)
         (line,) = [line for line in str(caught.value).splitlines() if "extra" in line]
-        assert where in line
-        assert why in line
-    for good in (VALUES, {"options": VALUES}, {"num_thread": "${NOT_SET_ANYWHERE}"}):
+        assert (where in line, why in line) == (True, True), line
+    for good in (VALUES, {"options": VALUES}, {"num_thread": "${NOT_SET_ANYWHERE}"}, {"num_thread": "${FOUR}"}):
         a_file(provider, good)
     a_file("openai", {"top_kk": 1, "options": {"anything": True}})
 
 
-def test_a_number_from_the_environment_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`num_thread: ${THREADS}` is sent as a number."""
-    monkeypatch.setenv("THREADS", "4")
-    assert a_file("ollama", {"num_thread": "${THREADS}"}).models["m"].extra == {"num_thread": "4"}
-    monkeypatch.setenv("THREADS", "four")
-    with pytest.raises(ConfigError, match="expected a whole number"):
-        a_file("ollama", {"num_thread": "${THREADS}"})
-
-
-@pytest.mark.parametrize("mode", MODES)
-async def test_an_unknown_option_of_a_call_is_refused_before_it_is_sent(ollama: Ollama, mode: str) -> None:
-    """The message is the same as for a row."""
-    async with manager({"m": ollama.row()}) as llm:
-        with pytest.raises(InvalidRequestError, match="did you mean `top_k`"):
-            await ask(llm, mode, "Say hello.", extra={"top_kk": 1})
-    assert ollama.bodies() == []
-
-
-@pytest.mark.parametrize("mode", MODES)
-async def test_an_embedded_model_samples_as_configured(home: ModelStore, mode: str) -> None:
-    """At temperature 1, `top_k: 1` gives the same text for any seed; without it texts differ."""
+def test_an_embedded_model_samples_as_configured(home: ModelStore) -> None:
+    """At temperature 1, `top_k: 1` gives the same text for any seed; hardware options of a call are refused."""
     words = {"repeat_penalty": 1.0, "min_p": 0.0, "typical_p": 1.0, "num_keep": 0}
-    rows = {
-        name: {"model": f"embedded/{TINY}", "num_ctx": 512, "extra": {**words, **more}}
-        for name, more in (("one", {"options": {"top_k": 1}}), ("many", {"top_k": 50}))
-    }
-    async with manager(rows, temperature=1.0, max_tokens=12, allow_truncated=True) as llm:
-        said = {
-            name: {(await ask(llm, mode, "Say hello.", model=name, seed=seed)).text for seed in (1, 2, 3)}
-            for name in rows
-        }
+    extras = {"one": words | {"options": {"top_k": 1}}, "many": words | {"top_k": 50}}
+    rows = {name: {"model": f"embedded/{TINY}", "num_ctx": 512, "extra": extra} for name, extra in extras.items()}
+    with manager(rows, temperature=1.0, max_tokens=12, allow_truncated=True) as llm:
+        said = {name: {llm.complete("t", "Hi.", model=name, seed=seed).text for seed in (1, 2, 3)} for name in rows}
+        with pytest.raises(InvalidRequestError, match="`extra` of its row"):
+            llm.complete("t", "Hi.", extra={"num_thread": 2})
     assert len(said["one"]) == 1
     assert len(said["many"]) > 1
 
 
-def test_hardware_options_of_an_embedded_model_are_what_its_server_is_started_with(
-    home: ModelStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_server_of_an_embedded_model_has_the_hardware_options_of_its_row(home: ModelStore) -> None:
     """Other options start another server; a server works with all of them set."""
     extra = {"num_thread": 1, "num_batch": 64, "use_mmap": False, "num_gpu": 0, "main_gpu": 0, "draft_num_predict": 4}
     rows = [ModelConfig(alias="m", model=f"embedded/{TINY}", num_ctx=512, extra=one) for one in (extra, {})]
-    runner = EmbeddedRunner()
-    try:
+    with closing(EmbeddedRunner()) as runner:
         first, second = (runner.endpoint(row) for row in rows)
         assert first != second
         assert runner.endpoint(rows[0]) == first
         settings = [server.settings for server in runner.pool.servers.values()]
-        told = next(one for one in settings if one["threads"] == 1 and one["batch"] == 64)
+        (told,) = [one for one in settings if (one["threads"], one["batch"]) == (1, 64)]
         assert told["hardware"] == extra
-    finally:
-        runner.close()
-
-
-async def test_hardware_options_of_a_single_call_are_refused_for_an_embedded_model(home: ModelStore) -> None:
-    """The message says that they belong in the row."""
-    async with manager({"m": {"model": f"embedded/{TINY}"}}) as llm:
-        with pytest.raises(InvalidRequestError, match="`extra` of its row"):
-            await ask(llm, "complete", "Say hello.", extra={"num_thread": 2})

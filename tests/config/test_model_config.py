@@ -54,25 +54,20 @@ def test_a_configuration_is_frozen_and_crosses_process_borders() -> None:
     config = LLMConfig(models={"a": {"model": "openai/x", "extra": {"k": [1]}}}, tasks=TASKS)
     assert pickle.loads(pickle.dumps(config)) == config
     with pytest.raises(ValidationError, match="frozen"):
-        LLMConfig(tasks={}).version = 1
+        config.version = 1
     with pytest.raises(ValidationError, match="frozen"):
-        one_model().quality = 9
+        config.models["a"].quality = 9
 
 
 def test_a_model_is_found_by_alias_or_written_out() -> None:
-    """`provider/model` needs no row; its alias is the same text."""
+    """`provider/model` needs no row; anything else is a ConfigError with the closest name."""
     config = LLMConfig(models={"luna": {"model": "openai/gpt-6-luna", "quality": 8}}, tasks={})
     assert config.model("luna").quality == 8
     direct = config.model("ollama/qwen3:8b")
     assert (direct.alias, direct.provider, direct.name, direct.quality) == ("ollama/qwen3:8b", "ollama", "qwen3:8b", 5)
-
-
-@pytest.mark.parametrize("reference", ["lun", "openai/", "/x", "", "a b/c", "${X}/y"])
-def test_an_unknown_model_is_a_config_error_with_the_closest_name(reference: str) -> None:
-    """The look-up raises no other error."""
-    config = LLMConfig(models={"luna": {"model": "openai/gpt-6-luna"}}, tasks={})
-    with pytest.raises(ConfigError, match="luna"):
-        config.model(reference)
+    for reference in ("lun", "openai/", "/x", "", "a b/c", "${X}/y"):
+        with pytest.raises(ConfigError, match="luna"):
+            config.model(reference)
 
 
 def test_no_task_name_means_default() -> None:
@@ -96,50 +91,33 @@ def test_every_field_takes_its_documented_forms() -> None:
         num_ctx=7, keep_alive="-1m", digest="sha256:abcdef0123", auto_pull="ask", reasoning="off", local=True,
         dimensions=3, limits={"rpm": 1, "tpm": 2, "concurrency": 3}, extra={"top_k": 5, "deep": {"list": [None, 1.5]}},
     )  # fmt: skip
-    prices = (model.price.input, model.price.output, model.price.cache_read)
-    assert prices == (Decimal(1), Decimal("2.5"), Decimal("0.1"))
-    assert (model.keep_alive, one_model(keep_alive=-1).keep_alive, model.auto_pull) == ("-1m", -1, "ask")
-    assert (one_model(auto_pull=True).auto_pull, model.extra["deep"]) == (True, {"list": [None, 1.5]})
-    task = LLMConfig(
-        models={"a": {"model": "openai/x"}},
-        tasks={
-            "t": {
-                "models": ["a", "ollama/b"], "strategy": "cascade", "min_quality": 3, "max_tokens": 10,
-                "temperature": 1, "stop": "END", "seed": -4, "system": "s", "timeout": "2m", "deadline": 30,
-                "retries": 0, "fallback_on": ["content_filter", "truncated"], "allow_truncated": True,
-                "private": True, "cache": "off", "prompt_cache": True,
-                "budget": {"per_call": 0.5, "per_day": 1, "per_month": 2, "total": 3},
-            }
-        },
-    ).task("t")  # fmt: skip
-    assert (task.models, task.stop, task.timeout, task.deadline) == (("a", "ollama/b"), ("END",), 120.0, 30.0)
+    assert (model.price.input, model.price.output, model.price.cache_read) == (1, Decimal("2.5"), Decimal("0.1"))
+    assert (model.keep_alive, model.auto_pull, model.extra["deep"]) == ("-1m", "ask", {"list": [None, 1.5]})
+    assert (one_model(keep_alive=-1).keep_alive, one_model(auto_pull=True).auto_pull) == (-1, True)
+    budget = {"per_call": 0.5, "per_day": 1, "per_month": 2, "total": 3}
+    row = {"models": ["a/a", "ollama/b"], "strategy": "cascade", "stop": "END", "seed": -4, "timeout": "2m"}
+    more = {"deadline": 30, "fallback_on": ["content_filter", "truncated"], "cache": "off", "budget": budget}
+    task = LLMConfig(tasks={"t": {**row, **more}}).task("t")  # type: ignore[dict-item]
+    assert (task.models, task.stop, task.timeout, task.deadline) == (("a/a", "ollama/b"), ("END",), 120.0, 30.0)
     assert (task.budget.per_call, task.budget.total, task.budget.on_exceeded) == (Decimal("0.5"), Decimal(3), "stop")
 
 
 MODEL_ROWS: list[tuple[dict[str, Any], str]] = [
     ({"model": "gpt-6"}, "models.a.model: expected provider/model"),
-    ({"model": "openai/ "}, "expected provider/model"),
     ({"model": 5}, "expected text (given: 5)"),
-    ({"quality": 0}, "greater than or equal to 1"),
     ({"quality": "9"}, "expected a whole number (given: '9')"),
     ({"local": "yes"}, "expected true or false"),
-    ({"num_ctx": -1}, "greater than 0"),
     ({"price": {"input": 1}}, "models.a.price.output: is missing"),
     ({"price": {"input": float("nan"), "output": 1}}, "models.a.price.input: expected an amount of money"),
-    ({"price": 3}, "models.a.price: expected a mapping (given: 3)"),
     ({"reasoning": "hihg"}, "did you mean `high`?"),
     ({"auto_pull": "maybe"}, "expected True, False or 'ask'"),
     ({"keep_alive": "soon"}, "models.a.keep_alive: expected seconds, or a time such as 10m"),
-    ({"digest": "xyz"}, "models.a.digest"),
     ({"api_key_env": "not a name"}, "expected the name of an environment variable"),
     ({"api_key_env": "A", "api_key_file": "b"}, "takes its key from api_key_env and api_key_file: keep one"),
-    ({"limits": {"rpm": 0}}, "models.a.limits.rpm: expected greater than 0"),
     ({"limits": {"rps": 1}}, "models.a.limits.rps: unknown key; did you mean `rpm`?"),
-    ({"qualty": 1}, "models.a.qualty: unknown key; did you mean `quality`?"),
     ({"zzzzz": 1}, "unknown key; known: api_base, "),
     ({"alias": "b"}, "models.a.alias: unknown key"),
     ({"extra": {"n": 2}}, "models.a.extra.n: is set by this package: use `sample=` of the call"),
-    ({"extra": {"options": {"num_predict": 2}}}, "models.a.extra.options.num_predict: is set by this package"),
     ({"extra": {"x": float("inf")}}, "models.a.extra: expected plain JSON values"),
 ]
 TASK_ROWS: list[tuple[Any, str]] = [
@@ -148,33 +126,18 @@ TASK_ROWS: list[tuple[Any, str]] = [
     ({"models": ["a", "aa"]}, "tasks.t.models[1]: unknown model 'aa'; did you mean `a`? (or write provider/model)"),
     ({"models": ["a", "a"]}, "tasks.t.models[1]: lists 'a' twice"),
     ({"models": ["a", 5]}, "tasks.t.models[1]: expected text (given: 5)"),
-    ({"models": {"a": 1}}, "tasks.t.models: expected a valid tuple"),
-    ({"models": "a", "temperature": 3}, "less than or equal to 2"),
-    ({"models": "a", "temperature": float("nan")}, "expected a finite number"),
-    ({"models": "a", "deadline": "forever"}, "tasks.t.deadline: expected a time"),
-    ({"models": "a", "retries": 21}, "less than or equal to 20"),
     ({"models": "a", "cache": False}, "expected 'use', 'refresh', 'off' or 'only' (given: False)"),
     ({"models": "a", "fallback_on": ["content_filtr"]}, "(given: 'content_filtr'); did you mean `content_filter`?"),
     ({"models": "a", "fallback_on": "config"}, "tasks.t.fallback_on[0]: expected 'authentication', "),
     ({"models": "a", "budget": {"scope": "x"}}, "`scope` belongs to the `budget` of the whole file"),
-    ({"models": "a", "budget": {"per_day": "$5"}}, "tasks.t.budget.per_day: expected an amount of money"),
-    ({"models": "a", "name": "t"}, "tasks.t.name: unknown key"),
     ("a", "tasks.t: expected a mapping (given: 'a')"),
 ]
 SECTION_ROWS: list[tuple[dict[str, Any], str]] = [
     ({"version": 2}, "version: expected 1 (given: 2)"),
     ({"budget": {"per_day": 0}}, "budget.per_day: expected greater than 0"),
-    ({"budget": {"per_year": 5}}, "budget.per_year: unknown key; did you mean `per_"),
-    ({"cache": {"ttl": "30x"}}, "cache.ttl: expected a time"),
-    ({"cache": {"size_limit": 0}}, "cache.size_limit: expected greater than 0"),
-    ({"log": {}}, "log.file: is missing"),
-    ({"log": {"file": "x", "backups": 3}}, "log.backups: unknown key"),
     ({"limits": {"opena": {"rpm": 1}}}, "no model uses the provider 'opena'; did you mean `openai`?"),
     ({"models": {"a b": {"model": "x/y"}, "a": {"model": "x/y"}}}, "'a b' is not a valid name"),
-    ({"models": [1]}, "models: expected a mapping"),
     ({"models": {5: {"model": "x/y"}}}, "expected text (given: 5)"),
-    ({"tasks": None}, "tasks: is missing"),
-    ({"tasks": "x"}, "tasks: expected a mapping"),
     ({"budget": {"per_day": "${T_D}"}}, "per_day: ${T_D} is not set: export T_D=..., or write ${T_D:-default}"),
 ]
 SECTIONS = [
@@ -200,20 +163,15 @@ def test_extra_refuses_what_this_package_sets() -> None:
     """Fields that this package sets are refused, and the message names the right setting."""
     words = refusal(models={"a": {"model": "openai/x", "extra": dict.fromkeys(OWNED, 1)}})
     assert all(f"models.a.extra.{name}: is set by this package" in words for name in OWNED)
+    assert "extra.azure_ad_token: is set by this package: use `api_key_env` of the model's row" in words
     assert {"stream", "max_tokens", "messages", "tools", "response_format", "think"} <= set(OWNED)
 
 
 def test_only_what_is_nearly_the_name_of_a_used_provider_is_taken_for_a_typo() -> None:
-    """A limit on an unused provider is accepted; pydantic's own error is never raised."""
-    config = LLMConfig(
-        models={"a": {"model": "openai/x"}},
-        tasks={"t": {"models": "azure/y"}},
-        limits={"anthropic": {"rpm": 1}, "azure_ai": {"tpm": 2}, "http://127.0.0.1:1/v1": {"concurrency": 1}},
-        budget={"scope": "team", "total": 5},
-    )
-    assert (config.limits["azure_ai"].tpm, config.budget_scope()) == (2, "team")
-    with pytest.raises(ConfigError, match="expected a mapping with `models:`"):
-        LLMConfig.model_validate([1])
+    """A limit on an unused provider, or on a URL, is accepted."""
+    limits = {"anthropic": {"rpm": 1}, "azure_ai": {"tpm": 2}, "http://127.0.0.1:1/v1": {"concurrency": 1}}
+    config = LLMConfig(models={"a": {"model": "openai/x"}}, tasks={"t": {"models": "azure/y"}}, limits=limits)
+    assert config.limits["azure_ai"].tpm == 2
 
 
 def test_variables_are_filled_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,13 +201,14 @@ def test_an_unset_variable_makes_only_that_model_not_ready(monkeypatch: pytest.M
     assert (model.model, model.api_base, model.extra) == ("openai/${T_NAME}", "${T_BASE}", {"k": ["${T_BASE}"]})
     assert (model.num_ctx, model.price, model.digest, model.reasoning, model.api_key_env) == (None,) * 5
     assert model.unset == ("T_NAME", "T_BASE", "T_CTX", "T_PRICE", "T_DIGEST", "T_KEY", "T_EMPTY")
-    assert one_model(model="${T_WHICH}").unset == ("T_WHICH",)
 
 
-@pytest.mark.parametrize("text", ["${", "${}", "${1A}", "${A B}", "${A:-${B}}", "${A-x}"])
-def test_a_malformed_reference_is_a_problem(text: str) -> None:
-    """An incomplete reference is an error, not text."""
-    assert "write $${ for a literal one" in refusal(tasks={"t": {"models": "a", "system": text}})
+def test_a_malformed_reference_is_a_problem() -> None:
+    """An incomplete reference is an error, not text; many of them in one text are one error."""
+    for text in ("${", "${}", "${1A}", "${A B}", "${A:-${B}}", "${A-x}", "${A" * 10_000):
+        words = refusal(tasks={"t": {"models": "a", "system": text}})
+        assert "write $${ for a literal one" in words
+        assert len(words) < 400
 
 
 def test_one_variable_overrides_every_task(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,14 +233,12 @@ SECRET = "sk-proj-Zq3v8Xn2Lw7Rt5Yb9Kd4"
     ("row", "fix"),
     [
         ({"api_key": SECRET}, "write  api_key_env: OPENAI_API_KEY"),
-        ({"api_key": "short"}, "write  api_key_env: OPENAI_API_KEY"),
         ({"api_key": "${MY_KEY}"}, "write  api_key_env: MY_KEY"),
         ({"api_key": "os.environ/MY_KEY"}, "write  api_key_env: MY_KEY"),
         ({"api-key": "x1"}, "write  api_key_env: OPENAI_API_KEY"),
         ({"api_key_env": SECRET}, "write  api_key_env: OPENAI_API_KEY"),
         ({"api_key_env": "0123456789abcdef0123456789abcdef"}, "expected the name of an environment variable"),
         ({"base_model": f"x {SECRET}"}, "keys must not be in this file"),
-        ({"extra": {"user": SECRET}}, "looks like a key"),
         ({"extra": {"auth": {"password": "hunter"}}}, "looks like a key"),
         ({"extra": {"u": "${U:-" + SECRET + "}"}}, "looks like a key"),
         ({"api_base": "https://me:secret12@host/v1"}, "keys must not be in this file"),
@@ -292,42 +249,29 @@ def test_a_key_written_out_is_refused_with_the_line_to_write_and_is_not_shown(ro
     words = refusal(models={"a": {"model": "openai/x", **row}})
     assert fix in words
     assert words.count("\n") == 0, "one problem, named once"
-    for secret in (SECRET, "hunter", "0123456789abcdef", "secret12", "short"):
+    for secret in (SECRET, "hunter", "0123456789abcdef", "secret12"):
         assert secret not in words
 
 
 def test_words_about_passwords_in_prose_are_no_key() -> None:
-    """A system text may mention passwords; text in the shape of a key is refused there, too."""
+    """A system text may mention passwords and hold a dollar sign; text in the shape of a key is refused there, too."""
     prose = "Say what --password=changeme1234 and `Authorization: Bearer abc12345` do, and https://me:pass123@host."
-    LLMConfig(tasks={"t": {"models": "openai/x", "system": prose}})  # type: ignore[dict-item]
+    for system in (prose, "$PROMPT"):
+        LLMConfig(tasks={"t": {"models": "openai/x", "system": system, "stop": ["$END"]}})  # type: ignore[dict-item]
     assert "looks like a key" in refusal(tasks={"t": {"models": "openai/x", "system": f"{prose} {SECRET}"}})
     assert "looks like a key" in refusal(models={"a": {"model": "a/b", "extra": {"user": "password=changeme1234"}}})
+    assert SECRET not in refusal(**{SECRET: 1})
 
 
 @pytest.mark.parametrize("spelling", ["$T_NAME", "os.environ/T_NAME"])
 def test_a_variable_in_another_spelling_gets_the_right_one(spelling: str) -> None:
     """`$NAME` and `os.environ/NAME` are one error for each place, with the right spelling."""
-    row = {"model": spelling, "num_ctx": spelling, "extra": {"user": spelling}, "api_key_env": spelling}
-    words = refusal(models={"a": row}, tasks={"t": {"models": [spelling], "strategy": spelling}})
-    places = dict.fromkeys(("extra.user", "model", "num_ctx"), "${T_NAME}") | {"api_key_env": "T_NAME"}
-    told = {f"models.a.{name}": text for name, text in places.items()}
-    told |= {"tasks.t.models[0]": "${T_NAME}", "tasks.t.strategy": "${T_NAME}"}
-    assert [line.strip() for line in words.splitlines()[1:]] == [
-        f"{place}: {spelling} is not filled in: write  {told[place]}" for place in sorted(told)
-    ]
-
-
-def test_prose_and_stops_may_hold_a_dollar_sign() -> None:
-    """A dollar sign in a prompt or stop is not a reference."""
-    task = {"models": "a/b", "stop": ["$END"], "system": "$PROMPT"}
-    config = LLMConfig(tasks={"t": task})  # type: ignore[dict-item]
-    assert (config.tasks["t"].stop, config.tasks["t"].system) == (("$END",), "$PROMPT")
-
-
-def test_a_key_in_a_task_or_a_wrong_place_is_refused_too() -> None:
-    """The search covers the whole file."""
-    assert "looks like a key" in refusal(tasks={"t": {"models": "a", "system": f"use {SECRET}"}})
-    assert SECRET not in refusal(**{SECRET: 1})
+    row = {"api_key_env": spelling, "extra": {"user": spelling}, "model": spelling, "num_ctx": spelling}
+    words = refusal(models={"a": row}, tasks={"t": {"models": [spelling]}})
+    places = ("models.a.extra.user", "models.a.model", "models.a.num_ctx", "tasks.t.models[0]")
+    told = {"models.a.api_key_env": "T_NAME", **dict.fromkeys(places, "${T_NAME}")}
+    found = [f"{place}: {spelling} is not filled in: write  {name}" for place, name in told.items()]
+    assert [line.strip() for line in words.splitlines()[1:]] == found
 
 
 def test_repr_and_dumps_show_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from testronaut_llm.cli.app import app
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.config.source import load_config
 from testronaut_llm.config.trust import ALLOWED, is_trusted, record_of, trust
-from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.providers.credentials import resolve_key
 from testronaut_llm.providers.provider_registry import find_provider
@@ -60,14 +59,6 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     return write
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultServer]:
-    """A server in place of every host of the attacker."""
-    load_litellm()
-    with FaultServer() as made:
-        yield made
-
-
 @pytest.fixture
 def attacker(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
     """Records plain http requests to all hosts but loopback, as their proxy."""
@@ -78,15 +69,15 @@ def attacker(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
     return endpoint
 
 
-@pytest.mark.parametrize("value", ["mask", "refuse", "allow"])
-def test_a_strangers_file_cannot_let_secrets_out(write: Write, value: str) -> None:
+def test_a_strangers_file_cannot_let_secrets_out(write: Write) -> None:
     """`allow` has no effect, in the file or in a task; the other two settings are stricter and apply."""
-    write({"m": {"model": "openai/gpt-4o"}}, {"secrets": value}, secrets=value)
-    config = load_config()
-    kept = None if value == "allow" else value
-    assert (config.secrets, config.tasks["t"].secrets) == (kept, kept)
-    assert [words.partition(" ")[0] for words in config.ignored] == ([] if kept else ["tasks.t.secrets", "secrets"])
-    assert config.models["m"].withheld == ()
+    for value in ("mask", "refuse", "allow"):
+        write({"m": {"model": "openai/gpt-4o"}}, {"secrets": value}, secrets=value)
+        config = load_config()
+        kept = None if value == "allow" else value
+        assert (config.secrets, config.tasks["t"].secrets) == (kept, kept)
+        assert [words.partition(" ")[0] for words in config.ignored] == ([] if kept else ["tasks.t.secrets", "secrets"])
+        assert config.models["m"].withheld == ()
 
 
 def test_each_field_is_on_the_list_or_known_to_be_refused() -> None:
@@ -129,39 +120,34 @@ def test_what_a_row_may_say_is_kept(write: Write) -> None:
     assert before.models["m"].withheld == ()
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "https://attacker.openai.azure.com", "https://api.openai.com.attacker.example/v1", "http://10.0.0.1/v1",
-        "https://api.openai.com/v1", "http://127.0.0.1@attacker.example/v1", "http://localhost.attacker.example",
-        "//attacker.example", "attacker.example", "http://0x7f.1/", "http://[::ffff:10.0.0.1]/",
-    ],
+ADDRESSES = (
+    "https://attacker.openai.azure.com", "http://10.0.0.1/v1", "https://api.openai.com/v1", "//attacker.example",
+    "http://127.0.0.1@attacker.example/v1", "http://localhost.attacker.example", "http://0x7f.1/",
+    "attacker.example", "http://[::ffff:10.0.0.1]/",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("url", ADDRESSES)
 def test_an_address_beyond_loopback_waits_for_trust(write: Write, url: str) -> None:
     """This holds for every provider and every spelling of the address."""
     providers = ("openai", "anthropic", "azure", "ollama", "lm_studio", "gemini", "hosted_vllm")
     write({provider: {"model": f"{provider}/x", "api_base": url} for provider in providers})
     for row in load_config().models.values():
         found = readiness(row)
-        assert not found.ready
-        assert "api_base" in found.missing
+        assert (found.ready, "api_base" in found.missing) == (False, True)
 
 
-@pytest.mark.parametrize(
-    "provider", ["azure", "azure_ai", "databricks", "bedrock", "vertex_ai", "snowflake", "watsonx"]
-)
-def test_a_provider_without_a_host_of_its_own_waits_for_trust(
-    write: Write, provider: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_provider_without_a_host_of_its_own_waits_for_trust(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """This holds in a row, on loopback, in a task, and if the environment sets the host."""
-    monkeypatch.setenv(f"{provider.upper()}_API_BASE", "http://127.0.0.1:9")
-    monkeypatch.setenv(f"{provider.upper()}_API_KEY", SECRET)
-    write({"m": {"model": f"{provider}/x"}, "n": {"model": f"{provider}/x", "api_base": "http://127.0.0.1:9"}})
-    config = load_config()
-    for row in (config.models["m"], config.models["n"], config.model(f"{provider}/y")):
-        found = readiness(row)
-        assert not found.ready
-        assert f"{provider} has no fixed host" in found.missing
+    for provider in ("azure", "azure_ai", "databricks", "bedrock", "vertex_ai", "snowflake", "watsonx"):
+        monkeypatch.setenv(f"{provider.upper()}_API_BASE", "http://127.0.0.1:9")
+        monkeypatch.setenv(f"{provider.upper()}_API_KEY", SECRET)
+        write({"m": {"model": f"{provider}/x"}, "n": {"model": f"{provider}/x", "api_base": "http://127.0.0.1:9"}})
+        config = load_config()
+        for row in (config.models["m"], config.models["n"], config.model(f"{provider}/y")):
+            found = readiness(row)
+            assert not found.ready
+            assert f"{provider} has no fixed host" in found.missing
 
 
 def test_sections_about_this_machine_have_no_effect(write: Write) -> None:
@@ -181,47 +167,44 @@ def test_sections_about_this_machine_have_no_effect(write: Write) -> None:
     assert config.log is not None
 
 
-PLACES: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "model": ({"model": "openai/${ANY_SECRET}"}, {}),
-    "provider": ({"model": "${ANY_SECRET}"}, {}),
-    "api_base": ({"model": "openai/x", "api_base": "http://127.0.0.1:9/${ANY_SECRET}"}, {}),
-    "a number": ({"model": "openai/x", "num_ctx": "${ANY_SECRET}"}, {}),
-    "a price": ({"model": "openai/x", "price": {"input": "${ANY_SECRET}", "output": 1}}, {}),
-    "a limit of a row": ({"model": "openai/x", "limits": {"rpm": "${ANY_SECRET}"}}, {}),
-    "extra": ({"model": "openai/x", "extra": {"user": "${ANY_SECRET}"}}, {}),
-    "system": ({"model": "openai/x"}, {"system": "say ${ANY_SECRET}"}),
-    "models of a task": ({"model": "openai/x"}, {"models": ["openai/${ANY_SECRET}", "m"]}),
-    "a name in a task": ({"model": "openai/x"}, {"models": ["${ANY_SECRET}", "m"]}),
-    "the name of a task": ({"model": "openai/x"}, {"models": "${ANY_SECRET}"}),
-    "stop": ({"model": "openai/x"}, {"stop": ["${ANY_SECRET}"]}),
-    "a number of a task": ({"model": "openai/x"}, {"max_tokens": "${ANY_SECRET}"}),
-    "private": ({"model": "openai/x"}, {"private": "${ANY_SECRET}"}),
-    "budget of a task": ({"model": "openai/x"}, {"budget": {"per_day": "${ANY_SECRET}"}}),
-    "a default": ({"model": "openai/${UNSET:-gpt-4o-mini}"}, {}),
-    "a default in a task": ({"model": "openai/x"}, {"system": "${UNSET:-be brief}"}),
-}
+IN_A_ROW: tuple[dict[str, Any], ...] = (
+    {"model": "openai/${ANY_SECRET}"},
+    {"model": "openai/${UNSET:-gpt-4o-mini}"},
+    {"api_base": "http://127.0.0.1:9/${ANY_SECRET}"},
+    {"num_ctx": "${ANY_SECRET}"},
+    {"limits": {"rpm": "${ANY_SECRET}"}},
+    {"extra": {"user": "${ANY_SECRET}"}},
+)
+IN_A_TASK: tuple[dict[str, Any], ...] = (
+    {"system": "say ${ANY_SECRET}"},
+    {"models": ["openai/${ANY_SECRET}", "m"]},
+    {"models": "${ANY_SECRET}"},
+    {"stop": ["${ANY_SECRET}"]},
+    {"max_tokens": "${ANY_SECRET}"},
+    {"budget": {"per_day": "${ANY_SECRET}"}},
+)
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_nothing_is_filled_in(write: Write, place: str) -> None:
+@pytest.mark.parametrize(("row", "task"), [*((row, {}) for row in IN_A_ROW), *(({}, task) for task in IN_A_TASK)])
+def test_nothing_is_filled_in(write: Write, row: dict[str, Any], task: dict[str, Any]) -> None:
     """No variable or default is filled in; each row with one is not ready, and gives the reason."""
-    row, task = PLACES[place]
-    write({"m": row}, task)
+    write({"m": {"model": "openai/x", **row}}, task)
     config = load_config()
     rows = [config.models["m"], *(config.model(name) for name in config.task("t").models)]
     assert SECRET not in f"{config!r}{config.model_dump()}{rows!r}{[vars(one) for one in rows]}"
     for one in rows:
         found = readiness(one)
-        assert not found.ready
-        assert "${" in found.missing
-        assert SECRET not in found.missing
+        assert (found.ready, "${" in found.missing, SECRET in found.missing) == (False, True, False)
 
 
 def test_a_reference_in_a_section_keeps_every_model_waiting(write: Write) -> None:
-    """Until trusted, a budget or limit with a variable is unknown, so no model is ready."""
+    """Until trusted, a budget or limit with a variable is unknown, so no model is ready; hundreds are cut short."""
     for section in ({"budget": {"per_day": "${N}"}}, {"limits": {"openai": {"rpm": "${N}"}}}):
         write({"m": {"model": "openai/x"}}, **section)
         assert f"${{N}} in {next(iter(section))}" in readiness(load_config().models["m"]).missing
+    tasks = {f"t{n}": {"models": "openai/x", "system": "${A}"} for n in range(400)}
+    write({}).write_text(json.dumps({"tasks": tasks}))
+    assert len(readiness(load_config().model("openai/x")).missing) < 600
 
 
 def test_the_key_stays_here_where_a_stranger_chose_the_port(write: Write, server: FaultServer) -> None:
@@ -242,14 +225,13 @@ def test_the_key_stays_here_where_a_stranger_chose_the_port(write: Write, server
 
 def test_no_key_leaves_by_another_door(write: Write) -> None:
     """The check is where the key is read, not only in readiness."""
-    write({"m": {"model": "azure/x", "api_base": "https://attacker.openai.azure.com"}, "o": {"model": "ollama/x:1b",
-          "api_base": "http://10.0.0.1"}})  # fmt: skip
-    config = load_config()
-    for row in config.models.values():
+    write({"m": azure(RENTED), "o": {"model": "ollama/x:1b", "api_base": "http://10.0.0.1"}})
+    models = load_config().models
+    for row in models.values():
         with pytest.raises(LLMError, match="testronaut-llm trust"):
             resolve_key(row, find_provider(row.provider))
     with pytest.raises(LLMError, match="testronaut-llm trust"):
-        OllamaServer.of(config.models["o"])
+        OllamaServer.of(models["o"])
 
 
 def azure(url: str) -> dict[str, Any]:
@@ -260,7 +242,6 @@ def azure(url: str) -> dict[str, Any]:
 RENTED = "http://attacker.openai.azure.com"
 ATTACKS: Mapping[str, dict[str, Any]] = {
     "the usual key": azure(RENTED),
-    "another variable": {**azure(RENTED), "api_key_env": "ANY_SECRET"},
     "a file": {**azure(RENTED), "api_key_file": "token"},
     "a command": {**azure(RENTED), "api_key_command": "cat token"},
     "the path": azure(RENTED + "/${ANY_SECRET}"),
@@ -296,61 +277,45 @@ def test_a_strangers_model_is_not_pulled(write: Write, ollama: Any, monkeypatch:
     """The user's Ollama gets no request to pull it from another registry, nor with a secret in its name."""
     monkeypatch.setenv("OLLAMA_HOST", ollama.url)
     ollama.has = False
-    name = "other.host/ns/${ANY_SECRET}"
-    rows = {"m": {"model": f"ollama/{name}", "auto_pull": True}, "n": {"model": "ollama/x", "auto_pull": "ask"}}
-    path = write({**rows, "p": {"model": "ollama/other.host/ns/x", "auto_pull": True}})
+    path = write({
+        "m": {"model": "ollama/other.host/ns/${ANY_SECRET}", "auto_pull": True},
+        "n": {"model": "ollama/x", "auto_pull": "ask"},
+    })  # fmt: skip
     with LLMManager() as llm:
-        for alias in ("m", "n", "p"):
-            with pytest.raises(LLMError, match="testronaut-llm trust"):
-                llm.complete("t", "hi", model=alias)
-            with pytest.raises(LLMError, match="testronaut-llm trust"):
-                llm.warm_up(alias)
+        for alias in ("m", "n"):
+            for act in (lambda name: llm.complete("t", "hi", model=name), llm.warm_up):
+                with pytest.raises(LLMError, match="testronaut-llm trust"):
+                    act(alias)
     assert "/api/pull" not in ollama.paths
     assert SECRET not in str(ollama.asked)
     trust(path)
     with LLMManager() as llm:
         assert llm.complete("t", "hi", model="m").text == "Hello."
-    pulled = [json.loads(body)["model"] for asked, body in ollama.asked if asked == "/api/pull"]
-    assert pulled[:1] == [f"other.host/ns/{SECRET}"]
+    assert ollama.bodies("/api/pull")[0]["model"] == f"other.host/ns/{SECRET}"
 
 
 def test_an_ollama_row_goes_to_the_users_own_server(write: Write, ollama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server that the user's environment names may answer an untrusted row."""
     monkeypatch.setenv("OLLAMA_HOST", ollama.url)
-    write({"m": {"model": "ollama/small:1b", "num_ctx": 8192}})
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://gateway.example/v1")
+    write({"m": {"model": "ollama/small:1b", "num_ctx": 8192}, "n": {"model": "openai/gpt-4o-mini"}})
     with LLMManager() as llm:
         assert llm.complete("t", "hi").text == "Hello."
-    monkeypatch.setenv("OPENAI_BASE_URL", "https://gateway.example/v1")
-    write({"m": {"model": "openai/gpt-4o-mini"}})
-    assert readiness(load_config().models["m"]).ready
+        assert readiness(llm.config.models["n"]).ready
 
 
-def test_check_says_what_trusting_would_change(write: Write, attacker: Endpoint) -> None:
+def test_check_says_what_trusting_would_change(write: Write) -> None:
     """The changes are listed for each row, for the sections, and in JSON."""
-    write(
-        {"a": {**azure(RENTED), "api_key_env": "ANY_SECRET"}, "b": {"model": "openai/x"}},
-        {"models": ["a", "b", "azure/direct"]}, cache={"size_limit": 1},
-    )  # fmt: skip
-    shown = CliRunner().invoke(app, ["check", "--json"])
-    report = json.loads(shown.stdout)
+    rows = {"a": {**azure(RENTED), "api_key_env": "ANY_SECRET"}, "b": {"model": "openai/x"}}
+    write(rows, {"models": ["a", "b", "azure/direct"]}, cache={"size_limit": 1})
+    report = json.loads(CliRunner().invoke(app, ["check", "--json"]).stdout)
     notes = {one["alias"]: one["note"] for one in report["models"]}
     assert report["ignored"] == ["cache.size_limit (1)"]
     assert "api_base ('http://attacker.openai.azure.com'), api_version ('v1'), api_key_env ('ANY_SECRET')" in notes["a"]
-    assert "azure has no fixed host" in notes["a"]
-    assert "azure has no fixed host" in notes["azure/direct"]
+    assert all("azure has no fixed host" in notes[name] for name in ("a", "azure/direct"))
     assert notes["b"] == "key from OPENAI_API_KEY"
     plain = CliRunner().invoke(app, ["check"]).output
     assert "without effect until it is trusted: cache.size_limit (1); read it, then run: testronaut-llm trust" in plain
-
-
-def test_trust_means_the_file_in_use(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`trust` without a path trusts the file in use, which may be in a parent folder."""
-    write({"m": {"model": "openai/x"}})
-    (tmp_path / "below").mkdir()
-    monkeypatch.chdir(tmp_path / "below")
-    assert not load_config().trusted
-    assert CliRunner().invoke(app, ["trust"]).exit_code == 0
-    assert load_config().trusted
 
 
 def test_a_row_stays_a_strangers_in_another_configuration(write: Write) -> None:
@@ -362,37 +327,19 @@ def test_a_row_stays_a_strangers_in_another_configuration(write: Write) -> None:
 
 
 def test_a_file_does_not_trust_itself(write: Write) -> None:
-    """The package's own marks on a row are not accepted as keys of the file."""
+    """The package's own marks are not accepted as keys of the file."""
     for field in ("trusted", "withheld", "unset", "alias"):
-        write({"m": {"model": "openai/x", field: True}})
-        with pytest.raises(LLMError, match=rf"models\.m\.{field}: unknown key"):
-            load_config()
-    for field in ("trusted", "_trusted", "ignored", "path"):
-        write({"m": {"model": "openai/x"}}, **{field: True})
-        with pytest.raises(LLMError, match=f"{field}: unknown key"):
+        write({"m": {"model": "openai/x", field: True}}, **{f"_{field}": True})
+        with pytest.raises(LLMError, match=rf"_{field}: unknown key(?s:.*)models\.m\.{field}: unknown key"):
             load_config()
 
 
-def test_a_file_of_any_shape_is_an_error_of_this_package(write: Write) -> None:
-    """A reference in place of a section is reported as a wrong type."""
-    for text in (
-        "tasks: {t: ['${A}']}", "tasks: ['${A}']", "tasks: '${A}'", "models: {m: '${A}'}\ntasks: {}", "- ${A}",
-        "models: ['${A}']\ntasks: {}", "tasks: {t: {models: a/b}}\n'${A}': 1", "budget: ['${A}']", "log: '${A}'",
-        "models: {m: ['${A}']}\ntasks: {}", "models: [['${A}']]\ntasks: {}", "tasks: [{a: ['${A}']}]",
-    ):  # fmt: skip
-        write({}).write_text(text)
+def test_a_reference_in_place_of_a_section_is_an_error(write: Write) -> None:
+    """It is reported as a wrong type."""
+    for tasks in ("{t: ['${A}']}", "['${A}']", "'${A}'", "{}\nmodels: {m: ['${A}']}"):
+        write({}).write_text(f"tasks: {tasks}")
         with pytest.raises(LLMError, match=r"llm\.yaml"):
             load_config()
-
-
-def test_a_large_file_of_a_stranger_is_read_in_steps_that_grow_with_it(write: Write) -> None:
-    """In a file with hundreds of rows and references, the reason of each row is short."""
-    rows = {f"m{n}": {"model": "openai/x", "digest": "abcdef"} for n in range(800)}
-    tasks = {f"t{n}": {"models": "m1", "system": "${A}"} for n in range(400)}
-    write({}).write_text(json.dumps({"models": rows, "tasks": tasks}))
-    config = load_config()
-    assert len(str(config.models["m7"].withheld)) < 500
-    assert len(readiness(config.models["m7"]).missing) < 600
 
 
 def test_trust_belongs_to_one_path_and_one_text(write: Write, tmp_path: Path) -> None:
@@ -416,14 +363,11 @@ def test_trust_belongs_to_one_path_and_one_text(write: Write, tmp_path: Path) ->
 
 
 def test_what_cannot_be_read_or_recorded_is_a_config_error(write: Write, tmp_path: Path) -> None:
-    """A missing file, bytes that are not text, and a folder that cannot be made are ConfigErrors."""
+    """A missing file and a folder that cannot be made are ConfigErrors."""
     path = write({"m": {"model": "openai/x"}})
     with pytest.raises(LLMError, match=r"cannot read .*missing\.yaml"):
         trust(tmp_path / "missing.yaml")
     data_dir().mkdir(parents=True)
     (data_dir() / "trusted").write_text("in the way")
     with pytest.raises(LLMError, match="cannot trust"):
-        trust(path)
-    path.write_bytes(b"\xff")
-    with pytest.raises(LLMError, match="is not UTF-8"):
         trust(path)

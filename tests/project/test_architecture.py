@@ -8,11 +8,13 @@ import graphlib
 import re
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 from manager_kit import program
 from packaging.requirements import Requirement
@@ -40,9 +42,7 @@ LADDER = (
 DOOR = "gateway.gateway"
 
 # Slow, or with side effects: never imported at a module's top, except in modules that only wrap them.
-LATE = (
-    "litellm", "tokencost", "tiktoken", "openai", "anthropic", "azure", "vcr", "xllamacpp", "typer", "rich",
-)  # fmt: skip
+LATE = ("litellm", "tokencost", "tiktoken", "openai", "anthropic", "azure", "vcr", "xllamacpp", "typer", "rich")
 AT_HOME = {"typer": ("cli",), "rich": ("cli",), "vcr": ("testing",)}
 
 # Neither these nor what they bring may be loaded by `import testronaut_llm` and touching each public name.
@@ -52,12 +52,8 @@ HEAVY = (
 )
 
 # These hand on what they do not name: the facts of LLMError, and the settings of vcrpy's own class.
-HANDS_ON = {
-    "AllModelsFailedError.__init__",
-    "Cassette.__init__",
-    "ConfigError.__init__",
-    "OutputInvalidError.__init__",
-    "OutputTruncatedError.__init__",
+HANDS_ON = {f"{name}Error.__init__" for name in ("AllModelsFailed", "Config", "OutputInvalid", "OutputTruncated")} | {
+    "Cassette.__init__"
 }
 SPEAKS = ("cli", "cli.*", "local.embedded_child")
 """The command line, and a child process whose stdout is a pipe to its parent."""
@@ -81,12 +77,16 @@ def every_module(check: Callable[[Module], None]) -> Callable[[], None]:
     return test
 
 
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """True if a module's name matches one of the patterns."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
 def rung(name: str) -> int:
     """Returns the rung of a module."""
-    for number, patterns in enumerate(LADDER):
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
-            return number
-    raise AssertionError(f"{name} stands on no rung: add it to LADDER in tests/project/test_architecture.py")
+    found = [number for number, patterns in enumerate(LADDER) if matches(name, patterns)]
+    assert found, f"{name} stands on no rung: add it to LADDER in tests/project/test_architecture.py"
+    return found[0]
 
 
 def own(name: str) -> str | None:
@@ -117,13 +117,10 @@ def test_no_two_modules_need_each_other() -> None:
 
 
 @every_module
-def test_only_the_gateway_imports_litellm_and_late(module: Module) -> None:
-    """LiteLLM is imported in one module, inside functions."""
-    doors = [found for found in module.imports if found.name.split(".")[0] == "litellm"]
-    if module.name == DOOR:
-        assert not [f"line {door.line}" for door in doors if door.at_top]
-    else:
-        assert not [f"line {door.line}" for door in doors]
+def test_only_the_gateway_imports_litellm(module: Module) -> None:
+    """LiteLLM is imported in one module; that it is imported late holds as for every slow package."""
+    if module.name != DOOR:
+        assert not [f"line {found.line}" for found in module.imports if found.name.split(".")[0] == "litellm"]
         assert not re.search(r"import(_module|__)\(\s*[\"']litellm", module.text)
 
 
@@ -170,16 +167,12 @@ def test_importing_is_light(tmp_path: Path) -> None:
 
 @every_module
 def test_files_and_functions_stay_small(module: Module) -> None:
-    """No file is longer than 300 lines, no function longer than 40."""
+    """No file is longer than 300 lines, no function longer than 40 without its docstring."""
     assert module.text.count("\n") <= LINES_OF_A_FILE
-    long = {f.name: length for f in module.functions if (length := _length(f)) > LINES_OF_A_FUNCTION}
-    assert not long
-
-
-def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function's body, without its signature and docstring."""
-    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
-    return (function.end_lineno or function.lineno) - body[0].lineno + 1 if body else 0
+    for function in module.functions:
+        body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+        length = (function.end_lineno or 0) - body[0].lineno + 1 if body else 0
+        assert length <= LINES_OF_A_FUNCTION, function.name
 
 
 def test_the_package_stays_small() -> None:
@@ -189,18 +182,12 @@ def test_the_package_stays_small() -> None:
 
 
 @every_module
-def test_every_module_has_a_docstring(module: Module) -> None:
-    """Each file begins with a docstring, except an empty `__init__.py`."""
+def test_every_module_has_a_docstring_and_only_the_command_line_prints(module: Module) -> None:
+    """Each file begins with a docstring; no module but those of `SPEAKS` writes to stdout."""
     assert not module.text.strip() or ast.get_docstring(module.tree)
-
-
-@every_module
-def test_only_the_command_line_prints(module: Module) -> None:
-    """No other module writes to stdout."""
-    if any(fnmatch.fnmatchcase(module.name, pattern) for pattern in SPEAKS):
-        return
-    calls = (node for node in ast.walk(module.tree) if isinstance(node, ast.Call))
-    assert not [f"line {call.lineno}" for call in calls if ast.unparse(call.func) in ("print", "sys.stdout.write")]
+    if not matches(module.name, SPEAKS):
+        calls = [ast.unparse(node.func) for node in ast.walk(module.tree) if isinstance(node, ast.Call)]
+        assert not {"print", "sys.stdout.write"} & {*calls}
 
 
 @every_module
@@ -228,20 +215,13 @@ def requirements(lock: str) -> dict[str, Requirement]:
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-LOCKS = pytest.mark.parametrize("lock", ["dev.txt", "pip.txt"])
 
 
-@LOCKS
-def test_a_lock_names_no_host(lock: str) -> None:
-    """A lock file names no index, host or folder, so that the user's pip settings hold."""
+@pytest.mark.parametrize("lock", ["dev.txt", "pip.txt"])
+def test_a_lock_has_hashes_and_names_no_host(lock: str) -> None:
+    """Each entry has one version and a hash; no index, host or folder, so that the user's pip settings hold."""
     text = (ROOT / "requirements" / lock).read_text("utf-8")
     assert not re.search(r"://|--(?!hash=)|\.(com|org|io|net)\b|/(home|root|tmp|work|Users)\b", text)
-
-
-@LOCKS
-def test_every_locked_package_has_a_hash(lock: str) -> None:
-    """Each entry has one version and a hash."""
-    text = (ROOT / "requirements" / lock).read_text("utf-8")
     entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
     assert len(entries) == len(pins(lock)) > 0
     assert not [entry[:40] for entry in entries if "==" not in entry or "--hash=sha256:" not in entry]
@@ -249,22 +229,19 @@ def test_every_locked_package_has_a_hash(lock: str) -> None:
 
 def test_the_lock_holds_all_that_the_project_asks_for() -> None:
     """Each dependency, extras included, is locked to a version that `pyproject.toml` allows."""
-    locked = requirements("dev.txt")
-    asked = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
-    wrong = []
+    locked = {name: next(iter(pin.specifier)).version for name, pin in requirements("dev.txt").items()}
+    asked = [*PROJECT["dependencies"], *chain.from_iterable(PROJECT["optional-dependencies"].values())]
     for wanted in map(Requirement, asked):
-        pin = locked.get(canonicalize_name(wanted.name))
-        if pin is None or not wanted.specifier.contains(next(iter(pin.specifier)).version):
-            wrong.append(str(wanted))
-    assert not wrong, "run `make lock`"
+        assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)]), f"{wanted}: run `make lock`"
 
 
-@pytest.mark.parametrize("version", ["1.82.7", "1.82.8"])
-def test_the_malicious_releases_of_litellm_are_excluded(version: str) -> None:
-    """The metadata and the lock file exclude the releases that sent keys away."""
+def test_the_malicious_releases_of_litellm_are_excluded() -> None:
+    """The metadata excludes the releases that sent keys away; `check` warns of one newer than the locked one."""
     litellm = next(r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "litellm")
-    assert f"!={version}" in str(litellm.specifier)
-    assert version not in requirements("dev.txt")["litellm"].specifier
+    (locked,) = requirements("dev.txt")["litellm"].specifier
+    for version in ("1.82.7", "1.82.8"):
+        assert not litellm.specifier.contains(version)
+    assert locked.version == check.TESTED_LITELLM
 
 
 def test_the_classifiers_name_the_pythons_that_are_tested() -> None:
@@ -279,24 +256,18 @@ def test_the_classifiers_name_the_pythons_that_are_tested() -> None:
     assert f"ON={versions[-1]}" in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
-def test_the_newest_tested_litellm_is_the_locked_one() -> None:
-    """`check` warns of a release newer than the locked one."""
-    (pin,) = requirements("dev.txt")["litellm"].specifier
-    assert pin.version == check.TESTED_LITELLM
-
-
 # Which extra brings what a room needs beyond the dependencies; only `testing/` may import it at a module's top.
 EXTRAS = {"testing": ("testing",), "otel": ("telemetry",), "azure": ("providers",), "embedded": ("local",)}
 READ_AS_DATA = {"tokencost"}
 
 
+PACKAGES_OF = packages_distributions()
+CORE = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+
+
 def brought_by(name: str) -> set[str]:
     """Returns the packages that provide a module: one, or more for a namespace such as `azure`."""
     return {canonicalize_name(package) for package in PACKAGES_OF.get(name, [name])}
-
-
-PACKAGES_OF = packages_distributions()
-CORE = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
 
 
 @every_module
@@ -323,11 +294,13 @@ def test_each_declared_dependency_is_used() -> None:
 
 
 def test_the_wheel_carries_the_data_files() -> None:
-    """The wheel has the default configuration, its schema, the catalogue and `py.typed`."""
+    """The wheel has the default configuration, its schema, the catalogue and `py.typed`; `llm.yaml` is at the root."""
     carried = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
     data = ("llm.yaml", "llm.schema.json", "py.typed", "local/catalogue.json")
     assert {f"testronaut_llm/{name}" for name in data} <= carried
     assert not [path for path in carried if not path.startswith("testronaut_llm/")]
+    assert (ROOT / "llm.yaml").resolve() == PACKAGE / "llm.yaml"
+    assert "llm.yaml" in {file.distribution_path for file in SdistBuilder(str(ROOT)).recurse_included_files()}
 
 
 def test_version_and_changelog_agree() -> None:

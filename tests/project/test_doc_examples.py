@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import doctest
-import importlib
+import inspect
 import io
-import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
@@ -20,28 +19,26 @@ import pytest
 import yaml
 from doc_blocks import Block, blocks
 from fixtures_local import stored
-from manager_kit import Api
+from manager_kit import Make, Run
 from ollama_kit import Ollama
 from source_tree import ROOT
 
-from testronaut_llm import LLMConfig
-from testronaut_llm.cli import main
-from testronaut_llm.errors import AllModelsFailedError
+import testronaut_llm
+from testronaut_llm import AllModelsFailedError, LLMConfig, LLMManager, options
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.testing.fake import FakeLLM
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-SHORT = [
-    block for name in ("README.md", "docs/index.md", "docs/first-answer.md") for block in blocks("python", ROOT / name)
-]
+SHORT_PAGES = ("README.md", "docs/index.md", "docs/first-answer.md", "docs/how-to/estimate.md")
+SHORT = blocks("python", *(ROOT / name for name in SHORT_PAGES))
 LIST = '[{"flag": "-l", "meaning": "one file a line"}]'
 TINY = ("embedded/smollm2-135m", "embedded/tiny-random")
 """The tiny model, which is not downloaded, stands in for the small one."""
 
 
 @pytest.fixture
-def folder(api: Callable[..., Api], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(api: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the README's llm.yaml, whose models are at one endpoint, and the files that the commands read."""
     server = api("a", faults.good(LIST))
     (readme,) = blocks("yaml", ROOT / "README.md")
@@ -59,37 +56,22 @@ def folder(api: Callable[..., Api], tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("block", SHORT, ids=str)
 def test_a_short_python_example_runs(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
-    """It prints the answer, its cost and its model."""
-    scope: dict[str, Any] = {"__name__": "example"}
-    exec(compile(block.text, str(block), "exec"), scope)
-    printed = capsys.readouterr().out
-    assert "-l" in printed
-    assert "one file a line" in printed
-    assert "sonnet" in printed  # of models that cost the same, the best
-    assert "0.000024" in printed
-
-
-@pytest.mark.usefixtures("folder")
-def test_the_example_of_an_estimate_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    """It prints a price for three prompts."""
-    (block,) = blocks("python", ROOT / "docs" / "how-to" / "estimate.md")
+    """It prints the answer, its cost and its model, or an estimate."""
     exec(compile(block.text, str(block), "exec"), {"__name__": "example"})
     printed = capsys.readouterr().out
-    assert "USD for 3 of 3 prompts\n0 cached, 0 refused; enough money: True" in printed
+    if block.page.name == "estimate.md":
+        assert "USD for 3 of 3 prompts\n0 cached, 0 refused; enough money: True" in printed
+        return
+    # of models that cost the same, the best
+    assert all(words in printed for words in ("-l", "one file a line", "sonnet", "0.000024")), printed
 
 
-SURFACE = {
-    "llm_manager.LLMManager": "complete acomplete stream astream embed aembed classify aclassify batch abatch "
-    "answer_each compare acompare route estimate aestimate spend session prune_history dropped_params warm_up close "
-    "aclose",
-    "options": "EmbedOptions CallOptions ClassifyOptions",
-    "records": "Message Route Answer Embeddings",
-    "methods.streams": "Stream AsyncStream",
-    "methods.classify": "Classification",
-    "methods.compare": "Comparison",
-    "methods.estimate": "Estimate",
-    "errors": "LLMError",
-}
+METHODS = [one for name, one in inspect.getmembers(LLMManager, inspect.isfunction) if not name.startswith("_")]
+CLASSES = (
+    "Answer AsyncStream CallOptions Classification Comparison EmbedOptions Embeddings Estimate LLMError Message Route "
+    "Stream"
+)
+DOCUMENTED = [*METHODS, *(getattr(testronaut_llm, name) for name in CLASSES.split()), options.ClassifyOptions]
 
 
 @pytest.fixture
@@ -105,16 +87,12 @@ def answering() -> Iterator[FakeLLM]:
         yield llm
 
 
-@pytest.mark.parametrize("name", [f"{place}.{name}" for place, names in SURFACE.items() for name in names.split()])
-def test_the_example_of_a_docstring_runs(name: str, answering: FakeLLM) -> None:
-    """Each public class and method shows a call and its result."""
-    module = re.split(r"\.[A-Z]", name)[0]
-    found: Any = importlib.import_module(f"testronaut_llm.{module}")
-    path = name.removeprefix(f"{module}.").split(".")
-    scope = {**vars(found), "llm": answering, "asyncio": asyncio, "Decimal": Decimal}
-    for step in path:
-        found = getattr(found, step)
-    example = doctest.DocTestParser().get_doctest(found.__doc__, scope, name, None, None)
+@pytest.mark.parametrize("documented", DOCUMENTED, ids=lambda one: one.__name__)
+def test_the_example_of_a_docstring_runs(documented: Any, answering: FakeLLM) -> None:
+    """Each public method, and each class that callers use, shows a call and its result."""
+    module = vars(sys.modules[documented.__module__])
+    scope = {**module, "llm": answering, "asyncio": asyncio, "Decimal": Decimal}
+    example = doctest.DocTestParser().get_doctest(documented.__doc__, scope, documented.__name__, None, None)
     assert example.examples
     report = io.StringIO()
     doctest.DocTestRunner(verbose=False).run(example, out=report.write)
@@ -124,10 +102,8 @@ def test_the_example_of_a_docstring_runs(name: str, answering: FakeLLM) -> None:
 def commands() -> list[str]:
     """Returns each line of a console example that runs the program."""
     lines = [line for block in blocks("console") for line in block.text.splitlines()]
-    shown = [line[2:].partition(" #")[0].strip() for line in lines if line.startswith("$ ")]
-    return sorted(
-        {line.removeprefix(".venv/bin/") for line in shown if "testronaut-llm " in line and "pip " not in line}
-    )
+    shown = {line[2:].partition(" #")[0].strip().removeprefix(".venv/bin/") for line in lines if line.startswith("$ ")}
+    return sorted(line for line in shown if "testronaut-llm " in line and "pip " not in line)
 
 
 LOCAL = ROOT / "docs" / "how-to" / "local-models.md"
@@ -153,36 +129,21 @@ def test_an_example_for_ollama_runs(
 @pytest.mark.usefixtures("tiny_offered")
 @pytest.mark.parametrize("line", commands())
 def test_a_console_example_runs(
-    line: str,
-    folder: Path,
-    api: Callable[..., Api],
-    ollama: Ollama,
-    tiny_gguf: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    line: str, folder: Path, api: Make, ollama: Ollama, tiny_gguf: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each command ends with exit code 0 (`verify` may fail with a random model), without a traceback."""
     ollama.name = "qwen3:8b"
     monkeypatch.setenv("OLLAMA_HOST", ollama.url)
     line, _, given = line.replace(*TINY).partition(" < ")
-    if given:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"12 passed")))
-    words = shlex.split(line)
+    words = shlex.split(line)[1:]
     if "classify" in words:
         api("a", faults.good('{"result": "passed"}'))
-    if words[1] == "init":
+    if words[0] == "init":
         (folder / "llm.yaml").unlink()
     if TINY[1] in words:
         stored(ModelStore(), tiny_gguf)
-    monkeypatch.setattr(sys, "argv", words)
-    code: Any = 0
-    try:
-        main()
-    except SystemExit as ended:
-        code = ended.code
-    out, err = capsys.readouterr()
-    assert code in ((0, 1) if "verify" in words else (0, None)), out + err
-    assert "Traceback" not in err
+    code, out, err = run(*words, stdin="12 passed" if given else None)
+    assert code in ((0, 1) if "verify" in words else (0,)), out + err
 
 
 PAGE = ROOT / "docs" / "how-to" / "phases.md"
@@ -194,14 +155,13 @@ CASE = {"title": "it tells its version", "arguments": ["--version"], "exit_code"
 @pytest.fixture
 def page() -> ModuleType:
     """The code of the page as a module."""
-    module = ModuleType("phases_page")
-    sys.modules["phases_page"] = module
+    module = sys.modules["phases_page"] = ModuleType("phases_page")
     exec(compile("\n".join(one.text for one in blocks("python", PAGE)), str(PAGE), "exec"), vars(module))
     return module
 
 
 @pytest.fixture
-def llm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLLM:
+def llm(tmp_path: Path) -> FakeLLM:
     """A fake over the page's own llm.yaml."""
     (block,) = blocks("yaml", PAGE)
     (tmp_path / "llm.yaml").write_text(block.text)
@@ -209,7 +169,7 @@ def llm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLLM:
 
 
 def test_the_three_phases_work_together(page: Any, llm: FakeLLM) -> None:
-    """A help text becomes a tree, the tree a plan, its outputs verdicts; each task asks its own models."""
+    """A help text becomes a tree, the tree a plan, its outputs verdicts; a plan that is too long is refused."""
     llm.reply(TREE, task="cli_analysis")
     llm.reply([CASE], task="test_generation")
     llm.reply('{"passed": false, "reason": "no version"}', task="result_verification")
@@ -219,16 +179,8 @@ def test_the_three_phases_work_together(page: Any, llm: FakeLLM) -> None:
     assert case == page.Case.model_validate(CASE)
     assert page.verify(llm, case, "Python 3.11.7\n", 0).passed
     assert page.verify(llm, case, "Ruby", 0) == page.Verdict(passed=False, reason="no version")
-    spent = llm.spend().by_task
-    assert {name: one.calls for name, one in spent.items()} == {
-        "cli_analysis": 1,
-        "test_generation": 1,
-        "result_verification": 1,
-    }
-
-
-def test_a_plan_that_is_too_long_is_refused(page: Any, llm: FakeLLM) -> None:
-    """`accept` refuses it for each model in turn."""
+    spent = {name: one.calls for name, one in llm.spend().by_task.items()}
+    assert spent == dict.fromkeys(("cli_analysis", "test_generation", "result_verification"), 1)
     llm.reply([CASE] * 3, task="test_generation")
     with pytest.raises(AllModelsFailedError, match="accept"):
         page.plan(llm, page.Command.model_validate(TREE), most=2)

@@ -13,7 +13,6 @@ from doc_blocks import blocks
 from manager_kit import Make
 from source_tree import ROOT
 
-from testronaut_llm.config.source import load_config
 from testronaut_llm.testing import cassettes, fake, network  # noqa: F401 - pytest forgets what an inner run imports
 
 PAGE = ROOT / "docs" / "tutorial.md"
@@ -66,14 +65,3 @@ def test_the_test_is_recorded_and_sees_a_change(project: Path, pytester: pytest.
     printed = " ".join(changed.outlines)
     assert {"3 words", "3 word"} <= set(re.findall(r"printed: (3 words?)\b", " ".join(printed.split())))
     assert "pytest --llm-record=refresh 'test_tally.py::test_each_option" in printed
-
-
-def test_the_last_step_changes_models_only(tmp_path: Path) -> None:
-    """The `llm.yaml` with a better model has the same tasks, and lists that model first."""
-    first, last = (block.text for block in blocks("yaml", PAGE) if "version: 1" in block.text)
-    configs = []
-    for text in (first, last):
-        (tmp_path / "llm.yaml").write_text(text)
-        configs.append(load_config(tmp_path / "llm.yaml"))
-    assert set(configs[0].tasks) == set(configs[1].tasks)
-    assert configs[1].tasks["cli_analysis"].models[0] == "luna"
