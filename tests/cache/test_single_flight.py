@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import faults
 import pytest
 from fault_server import Exchange
-from manager_kit import Make, looked_up, manager, model, under_way
+from manager_kit import Make, ask, eventually, looked_up, manager, model, under_way
 
 from testronaut_llm import Answer, LLMError, LLMManager, LLMTimeoutError
 from testronaut_llm.cache.single_flight import FlightLocks
@@ -27,6 +27,7 @@ from testronaut_llm.support.paths import cache_dir
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
 CALLS = 100
+each_mode = pytest.mark.parametrize("mode", ["complete", "acomplete"])
 
 
 class Gate:
@@ -45,8 +46,7 @@ class Gate:
 
     def when(self, full: Callable[[], bool]) -> None:
         """Releases the reply as soon as `full` is true."""
-        while not full():
-            threading.Event().wait(0.005)
+        assert eventually(full)
         self.open.set()
 
 
@@ -54,10 +54,12 @@ def cached(row: dict[str, Any], **task: Any) -> LLMManager:
     return manager({"m": row}, **{"cache": "use", "retries": 0, **task})
 
 
-async def until(full: Callable[[], bool]) -> None:
-    """Runs the event loop until `full` is true."""
-    for _ in iter(full, True):
-        await asyncio.sleep(0.005)
+def at_once(llm: LLMManager, gate: Gate, call: Callable[[], Any], number: int) -> list[Future[Any]]:
+    """Returns ended calls; the reply to the first is released once all have started."""
+    with ThreadPoolExecutor(number) as pool:
+        calls = [pool.submit(call) for _ in range(number)]
+        gate.when(lambda: under_way(llm) == number)
+    return calls
 
 
 def test_a_hundred_identical_calls_are_one_request(api: Make) -> None:
@@ -76,10 +78,9 @@ def test_a_hundred_identical_calls_are_one_request(api: Make) -> None:
         answers: list[Any] = [call.result() for call in calls]
         for many in (*loops, batch):
             answers += many.result()
-    assert (len(answers), len(a.asked)) == (CALLS, 1)
-    assert {answer.text for answer in answers} == {"one answer"}
-    assert sum(not answer.cached for answer in answers) == 1
-    assert sum(len(answer.attempts) for answer in answers) == 1
+    assert [answer.text for answer in answers] == ["one answer"] * CALLS
+    assert sum(not answer.cached for answer in answers) == sum(len(answer.attempts) for answer in answers) == 1
+    assert len(a.asked) == 1
 
 
 ASKS = """
@@ -107,14 +108,13 @@ sys.stdin.read()
 def child(code: str, *arguments: str) -> subprocess.Popen[str]:
     """A process that has said `ready`."""
     command = [sys.executable, "-c", code, *arguments]
-    made = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    ready(made)
-    return made
+    return ready(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
 
 
-def ready(made: subprocess.Popen[str]) -> None:
+def ready(made: subprocess.Popen[str]) -> subprocess.Popen[str]:
     assert made.stdout
     assert made.stdout.readline() == "ready\n"
+    return made
 
 
 @contextmanager
@@ -153,69 +153,56 @@ def test_four_processes_share_one_request(api: Make, tmp_path: Path) -> None:
     assert len(a.asked) == 1
 
 
-@pytest.mark.parametrize("mode", ["complete", "acomplete"])
+@each_mode
 def test_a_killed_leader_frees_the_others(api: Make, mode: str) -> None:
     """After kill -9 of the process that asks, the next one asks, long before its deadline."""
     a = api("a", faults.good("second"))
     with cached(model("openai", a)) as llm, leader_elsewhere(llm) as leader, ThreadPoolExecutor(1) as pool:
-        follower = pool.submit(_ask, llm, mode)
-        while not under_way(llm):
-            threading.Event().wait(0.005)
+        follower = pool.submit(lambda: asyncio.run(ask(llm, mode)))
+        assert eventually(lambda: under_way(llm) == 1)
         assert not wait((follower,), timeout=0.1).done
         leader.kill()
         assert follower.result(60).text == "second"
     assert len(a.asked) == 1
 
 
-@pytest.mark.parametrize("mode", ["complete", "acomplete"])
+@each_mode
 def test_a_follower_keeps_its_own_deadline(api: Make, mode: str) -> None:
     """A follower ends at its own deadline, and the leader continues, in this process or in another."""
     gate = Gate()
     a = api("a", gate)
     says = r"an identical call did not end within the deadline of 0\.05 s"
     with cached(model("openai", a)) as llm, leader_elsewhere(llm), ThreadPoolExecutor(1) as pool:
-        for _ in range(2):
-            with pytest.raises(LLMTimeoutError, match=says):
-                _ask(llm, mode, deadline=0.05)
+        with pytest.raises(LLMTimeoutError, match=says):
+            asyncio.run(ask(llm, mode, deadline=0.05))
         assert not a.asked
         leader = pool.submit(llm.complete, "t", "ho")
         assert gate.reached.wait(60)
         with pytest.raises(LLMTimeoutError, match=says):
-            _ask(llm, mode, prompt="ho", deadline=0.05)
+            asyncio.run(ask(llm, mode, "ho", deadline=0.05))
         gate.open.set()
         assert leader.result().text == "one answer"
     assert len(a.asked) == 1
 
 
-def _ask(llm: LLMManager, mode: str, prompt: str = "hi", **given: Any) -> Answer[Any]:
-    if mode == "complete":
-        return llm.complete("t", prompt, **given)
-    return asyncio.run(llm.acomplete("t", prompt, **given))
-
-
 def test_when_the_leader_fails_one_at_a_time_tries(api: Make) -> None:
     """After each failure the next in line asks; the first answer serves all others."""
     gate = Gate(faults.error("server_error"))
-    at_once, most, lock = 0, 0, threading.Lock()
+    alone = threading.Semaphore()
+    overlaps: list[Exchange] = []
 
     def second(exchange: Exchange) -> None:
-        nonlocal at_once, most
-        with lock:
-            at_once += 1
-            most = max(most, at_once)
+        if not alone.acquire(blocking=False):
+            overlaps.append(exchange)
+            return
         exchange.wait(0.02)
-        with lock:
-            at_once -= 1
+        alone.release()
         (faults.error("server_error") if len(a.asked) < 4 else faults.good("at last"))(exchange)
 
     a = api("a", gate, second)
-    with cached(model("openai", a)) as llm, ThreadPoolExecutor(10) as pool:
-        calls = [pool.submit(llm.complete, "t", "hi") for _ in range(10)]
-        gate.when(lambda: under_way(llm) == 10)
-        errors = [call.exception() for call in calls]
-    assert len(a.asked) == 4
-    assert sum(error is not None for error in errors) == 3
-    assert most == 1
+    with cached(model("openai", a)) as llm:
+        failed = [call for call in at_once(llm, gate, lambda: llm.complete("t", "hi"), 10) if call.exception()]
+    assert (len(a.asked), len(failed), overlaps) == (4, 3, [])
 
 
 @pytest.mark.parametrize("cancelled", [0, 1], ids=["leader", "follower"])
@@ -228,7 +215,7 @@ def test_a_cancelled_call_leaves_the_rest_alone(api: Make, cancelled: int) -> No
         calls = [asyncio.create_task(llm.acomplete("t", "hi"))]
         await asyncio.to_thread(gate.reached.wait)
         calls += [asyncio.create_task(llm.acomplete("t", "hi")) for _ in range(2)]
-        await until(lambda: under_way(llm) == 3)
+        await asyncio.to_thread(eventually, lambda: under_way(llm) == 3)
         calls[cancelled].cancel()
         await asyncio.wait(calls[cancelled : cancelled + 1])
         gate.open.set()
@@ -288,21 +275,18 @@ def test_a_broken_store_delays_no_call(api: Make) -> None:
     (cache_dir() / "answers").write_text("in the way")
     gate = Gate()
     a = api("a", gate, faults.good("for itself"))
-    with cached(model("openai", a)) as llm, ThreadPoolExecutor(5) as pool:
-        calls = [pool.submit(llm.complete, "t", "hi") for _ in range(5)]
-        gate.when(lambda: under_way(llm) == 5)
-        assert sorted(call.result().text for call in calls) == ["for itself"] * 4 + ["one answer"]
+    with cached(model("openai", a)) as llm:
+        calls = at_once(llm, gate, lambda: llm.complete("t", "hi"), 5)
+    assert sorted(call.result().text for call in calls) == ["for itself"] * 4 + ["one answer"]
 
 
 def test_identical_embeddings_are_one_request(api: Make) -> None:
     """Concurrent calls with the same texts are one request."""
     gate = Gate(faults.good())
     a = api("a", gate)
-    with cached(model("openai", a)) as llm, ThreadPoolExecutor(5) as pool:
-        calls = [pool.submit(llm.embed, "t", ["a", "b"]) for _ in range(5)]
-        gate.when(lambda: under_way(llm) == 5)
-        assert len({call.result().vectors for call in calls}) == 1
-    assert len(a.asked) == 1
+    with cached(model("openai", a)) as llm:
+        calls = at_once(llm, gate, lambda: llm.embed("t", ["a", "b"]), 5)
+    assert (len({call.result().vectors for call in calls}), len(a.asked)) == (1, 1)
 
 
 def test_without_locks_no_call_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,17 +321,6 @@ def test_closing_one_manager_frees_no_lock_of_another(tmp_path: Path) -> None:
     assert third.acquire("a" * 64)
     for one in (mine, other, third):
         one.close()
-
-
-@pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="the process holds the locks here")
-def test_two_managers_share_one_request(api: Make) -> None:
-    """Two managers with the same call at the same time send one request."""
-    a = api("a", faults.late(0.3, faults.good()))
-    row = model("openai", a)
-    with cached(row) as one, cached(row) as other, ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda n: (one, other)[n % 2].complete("t", "shared"), range(8)))
-    assert len(a.asked) == 1
-    assert sum(answer.cached for answer in answers) == 7
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
