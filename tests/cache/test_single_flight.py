@@ -290,21 +290,16 @@ def test_identical_embeddings_are_one_request(api: Make) -> None:
 
 
 def test_without_locks_no_call_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the folder is missing, or the system lacks `fcntl`, each process asks."""
-    absent = FlightLocks(tmp_path / "absent" / "lock")
-    assert absent.acquire("ab" * 32)
-    absent.release("ab" * 32)
-    with monkeypatch.context() as elsewhere:  # where the process holds the locks
+    """If the system lacks locks of open files, or all of `fcntl`, each manager asks."""
+    one, other = FlightLocks(tmp_path / "lock"), FlightLocks(tmp_path / "lock")
+    with monkeypatch.context() as elsewhere:
         elsewhere.setattr(sys, "platform", "darwin")
-        two = FlightLocks(tmp_path / "lock"), FlightLocks(tmp_path / "lock")
-        assert [one.acquire("ab" * 32) for one in two] == [True, True]
-        for one in two:
-            one.release("ab" * 32)
-            one.close()
+        assert [each.acquire("ab" * 32) for each in (one, other)] == [True, True]
+        one.release("ab" * 32)
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    none = FlightLocks(tmp_path / "lock")
-    assert none.acquire("ab" * 32)
-    none.close()
+    assert one.acquire("ab" * 32)
+    one.close()
+    other.close()
 
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="the process holds the locks here")
