@@ -18,7 +18,7 @@ from typing import Any
 import faults
 import pytest
 from fault_server import Exchange
-from manager_kit import Make, ask, eventually, looked_up, manager, model, under_way
+from manager_kit import Make, ask, eventually, manager, model, under_way
 
 from testronaut_llm import Answer, LLMError, LLMManager, LLMTimeoutError
 from testronaut_llm.cache.single_flight import FlightLocks
@@ -27,7 +27,7 @@ from testronaut_llm.support.paths import cache_dir
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
 CALLS = 100
-each_mode = pytest.mark.parametrize("mode", ["complete", "acomplete"])
+TOO_LATE = r"an identical call did not end within the deadline of 0\.05 s"
 
 
 class Gate:
@@ -94,95 +94,88 @@ with LLMManager(sys.argv[1]) as llm, ThreadPoolExecutor(25) as pool:
     print("ready", flush=True)
     print(*("hit" if call.result().cached else "asked" for call in calls))
 """
-HOLDS = """
-import sys
-from pathlib import Path
-from testronaut_llm.cache.single_flight import FlightLocks
-locks = FlightLocks(Path(sys.argv[1]))
-assert locks.acquire(sys.argv[2])
-print("ready", flush=True)
-sys.stdin.read()
-"""
 
 
-def child(code: str, *arguments: str) -> subprocess.Popen[str]:
-    """A process that has said `ready`."""
-    command = [sys.executable, "-c", code, *arguments]
-    return ready(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
 
 
-def ready(made: subprocess.Popen[str]) -> subprocess.Popen[str]:
-    assert made.stdout
-    assert made.stdout.readline() == "ready\n"
-    return made
+@pytest.fixture
+def file(api: Make, gate: Gate, tmp_path: Path) -> Path:
+    """An llm.yaml whose model answers the first request when the gate opens."""
+    row = model("openai", api("a", gate, faults.good("second")))
+    (tmp_path / "llm.yaml").write_text(
+        json.dumps({"models": {"m": row}, "tasks": {"t": {"models": "m", "retries": 0}}})
+    )
+    return tmp_path / "llm.yaml"
 
 
 @contextmanager
-def leader_elsewhere(llm: LLMManager) -> Iterator[subprocess.Popen[str]]:
-    """Starts another process that asks what `llm` is about to ask, and ends only when it is stopped."""
-    flight = llm._lookup.flight(looked_up(llm))
-    llm._lookup.cache.read("k", str)  # type: ignore[union-attr]  # makes the folder
-    holder = child(HOLDS, str(cache_dir() / "answers" / "flights.lock"), flight)
+def processes(file: Path, number: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """Starts processes that make 25 equal calls each, once they are told to."""
+    command = [sys.executable, "-c", ASKS, str(file)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    made = [subprocess.Popen(command, **pipes) for _ in range(number)]  # type: ignore[call-overload]
     try:
-        yield holder
+        for one in made:
+            assert one.stdout.readline() == "ready\n"
+        yield made
     finally:
-        holder.kill()
-        holder.communicate()
+        for one in made:
+            one.kill()
+            one.communicate()
 
 
-def test_four_processes_share_one_request(api: Make, tmp_path: Path) -> None:
+def start(process: subprocess.Popen[str]) -> None:
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "ready\n"
+
+
+def test_four_processes_share_one_request(api: Make, gate: Gate, file: Path) -> None:
     """A hundred calls from four processes: one of them asks."""
-    gate = Gate()
-    a = api("a", gate)
-    file = tmp_path / "llm.yaml"
-    file.write_text(f"models: {{m: {json.dumps(model('openai', a))}}}\ntasks: {{t: {{models: m, retries: 0}}}}\n")
-    others = [child(ASKS, str(file)) for _ in range(3)]
-    with LLMManager(file) as llm, ThreadPoolExecutor(25) as pool:
+    with processes(file, 3) as others, LLMManager(file) as llm, ThreadPoolExecutor(25) as pool:
         calls = [pool.submit(llm.complete, "t", "hi") for _ in range(25)]
         assert gate.reached.wait(60)
         for other in others:
-            assert other.stdin
-            other.stdin.write("\n")
-            other.stdin.flush()
-            ready(other)
+            start(other)
         gate.open.set()
         words = ["hit" if call.result().cached else "asked" for call in calls]
-    for other in others:
-        words += other.communicate(timeout=60)[0].split()
+        for other in others:
+            words += other.communicate(timeout=60)[0].split()
     assert sorted(words) == ["asked"] + ["hit"] * (CALLS - 1)
-    assert len(a.asked) == 1
 
 
-@each_mode
-def test_a_killed_leader_frees_the_others(api: Make, mode: str) -> None:
+def test_followers_of_another_process_keep_their_deadline_and_ask_when_it_dies(gate: Gate, file: Path) -> None:
     """After kill -9 of the process that asks, the next one asks, long before its deadline."""
-    a = api("a", faults.good("second"))
-    with cached(model("openai", a)) as llm, leader_elsewhere(llm) as leader, ThreadPoolExecutor(1) as pool:
-        follower = pool.submit(lambda: asyncio.run(ask(llm, mode)))
-        assert eventually(lambda: under_way(llm) == 1)
-        assert not wait((follower,), timeout=0.1).done
-        leader.kill()
-        assert follower.result(60).text == "second"
-    assert len(a.asked) == 1
-
-
-@each_mode
-def test_a_follower_keeps_its_own_deadline(api: Make, mode: str) -> None:
-    """A follower ends at its own deadline, and the leader continues, in this process or in another."""
-    gate = Gate()
-    a = api("a", gate)
-    says = r"an identical call did not end within the deadline of 0\.05 s"
-    with cached(model("openai", a)) as llm, leader_elsewhere(llm), ThreadPoolExecutor(1) as pool:
-        with pytest.raises(LLMTimeoutError, match=says):
-            asyncio.run(ask(llm, mode, deadline=0.05))
-        assert not a.asked
-        leader = pool.submit(llm.complete, "t", "ho")
+    with processes(file, 1) as (leader,), LLMManager(file) as llm, ThreadPoolExecutor(2) as pool:
+        start(leader)
         assert gate.reached.wait(60)
-        with pytest.raises(LLMTimeoutError, match=says):
-            asyncio.run(ask(llm, mode, "ho", deadline=0.05))
+        for mode in ("complete", "acomplete"):
+            with pytest.raises(LLMTimeoutError, match=TOO_LATE):
+                asyncio.run(ask(llm, mode, deadline=0.05))
+        followers = [pool.submit(asyncio.run, ask(llm, mode)) for mode in ("complete", "acomplete")]
+        assert eventually(lambda: under_way(llm) == 2)
+        assert not wait(followers, timeout=0.1).done
+        leader.kill()
+        answers = [follower.result(60) for follower in followers]
+    assert [answer.text for answer in answers] == ["second", "second"]
+    assert sorted(answer.cached for answer in answers) == [False, True]
+
+
+def test_a_follower_keeps_its_own_deadline(gate: Gate, file: Path) -> None:
+    """It ends at its own deadline, and the leader continues."""
+    with LLMManager(file) as llm, ThreadPoolExecutor(1) as pool:
+        leader = pool.submit(llm.complete, "t", "hi")
+        assert gate.reached.wait(60)
+        for mode in ("complete", "acomplete"):
+            with pytest.raises(LLMTimeoutError, match=TOO_LATE):
+                asyncio.run(ask(llm, mode, deadline=0.05))
         gate.open.set()
         assert leader.result().text == "one answer"
-    assert len(a.asked) == 1
 
 
 def test_when_the_leader_fails_one_at_a_time_tries(api: Make) -> None:
