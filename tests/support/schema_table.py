@@ -107,6 +107,7 @@ def ref(name: str, **definitions: Any) -> dict[str, Any]:
 
 
 STRING, INTEGER, NULL = {"type": "string"}, {"type": "integer"}, {"type": "null"}
+KEYWORDS = ("nullable", "$ref", "items", "$id", "definitions", "type", "enum", "required")
 
 TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "command tree": (
@@ -166,6 +167,15 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "scalar": ({"type": "integer", "minimum": 1, "maximum": 5}, [1, 5], [0, 6, "1", True]),
     "bounded text": ({"type": "string", "minLength": 2, "pattern": "^[a-z]+$"}, ["ab"], ["a", "AB", 1]),
     "anything": ({}, [None, 1, "x", [1], {"a": {"b": [None]}}, {"result": 1}], []),
+    "odd names": (
+        obj(**{"--all": STRING, "exit code": INTEGER, "": NULL}), [{"--all": "x", "exit code": 1, "": None}], [{}],
+    ),
+    "names of keywords": (
+        obj(**dict.fromkeys(KEYWORDS, STRING)), [dict.fromkeys(KEYWORDS, "x")], [dict.fromkeys(KEYWORDS, 1)],
+    ),
+    "beside a reference": (
+        {**obj(a={**ref("s"), "maxLength": 1}), "$defs": {"s": STRING}}, [{"a": "x"}], [{"a": "xy"}],
+    ),
     "enum": ({"enum": ["a", 1, None, 2.5, True]}, ["a", 1, None, 2.5, True], ["b", False, 2]),
     "enum of values": ({"enum": [{"a": 1}, [1], "x"]}, [{"a": 1}, [1], "x"], [{"a": 2}, []]),
     "const": (obj(kind={"const": "x"}, n={"const": 3}), [{"kind": "x", "n": 3}], [{"kind": "y", "n": 3}]),
