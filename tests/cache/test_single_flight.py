@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import faults
 import pytest
 from fault_server import Exchange
-from manager_kit import Make, looked_up, manager, model, under_way
+from manager_kit import Make, ask, eventually, manager, model, under_way
 
 from testronaut_llm import Answer, LLMError, LLMManager, LLMTimeoutError
 from testronaut_llm.cache.single_flight import FlightLocks
@@ -27,6 +27,7 @@ from testronaut_llm.support.paths import cache_dir
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
 CALLS = 100
+TOO_LATE = r"an identical call did not end within the deadline of 0\.05 s"
 
 
 class Gate:
@@ -45,8 +46,7 @@ class Gate:
 
     def when(self, full: Callable[[], bool]) -> None:
         """Releases the reply as soon as `full` is true."""
-        while not full():
-            threading.Event().wait(0.005)
+        assert eventually(full)
         self.open.set()
 
 
@@ -54,10 +54,12 @@ def cached(row: dict[str, Any], **task: Any) -> LLMManager:
     return manager({"m": row}, **{"cache": "use", "retries": 0, **task})
 
 
-async def until(full: Callable[[], bool]) -> None:
-    """Runs the event loop until `full` is true."""
-    for _ in iter(full, True):
-        await asyncio.sleep(0.005)
+def at_once(llm: LLMManager, gate: Gate, call: Callable[[], Any], number: int) -> list[Future[Any]]:
+    """Returns ended calls; the reply to the first is released once all have started."""
+    with ThreadPoolExecutor(number) as pool:
+        calls = [pool.submit(call) for _ in range(number)]
+        gate.when(lambda: under_way(llm) == number)
+    return calls
 
 
 def test_a_hundred_identical_calls_are_one_request(api: Make) -> None:
@@ -76,10 +78,9 @@ def test_a_hundred_identical_calls_are_one_request(api: Make) -> None:
         answers: list[Any] = [call.result() for call in calls]
         for many in (*loops, batch):
             answers += many.result()
-    assert (len(answers), len(a.asked)) == (CALLS, 1)
-    assert {answer.text for answer in answers} == {"one answer"}
-    assert sum(not answer.cached for answer in answers) == 1
-    assert sum(len(answer.attempts) for answer in answers) == 1
+    assert [answer.text for answer in answers] == ["one answer"] * CALLS
+    assert sum(not answer.cached for answer in answers) == sum(len(answer.attempts) for answer in answers) == 1
+    assert len(a.asked) == 1
 
 
 ASKS = """
@@ -93,129 +94,108 @@ with LLMManager(sys.argv[1]) as llm, ThreadPoolExecutor(25) as pool:
     print("ready", flush=True)
     print(*("hit" if call.result().cached else "asked" for call in calls))
 """
-HOLDS = """
-import sys
-from pathlib import Path
-from testronaut_llm.cache.single_flight import FlightLocks
-locks = FlightLocks(Path(sys.argv[1]))
-assert locks.acquire(sys.argv[2])
-print("ready", flush=True)
-sys.stdin.read()
-"""
 
 
-def child(code: str, *arguments: str) -> subprocess.Popen[str]:
-    """A process that has said `ready`."""
-    command = [sys.executable, "-c", code, *arguments]
-    made = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    ready(made)
-    return made
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
 
 
-def ready(made: subprocess.Popen[str]) -> None:
-    assert made.stdout
-    assert made.stdout.readline() == "ready\n"
+@pytest.fixture
+def file(api: Make, gate: Gate, tmp_path: Path) -> Path:
+    """An llm.yaml whose model answers the first request when the gate opens."""
+    row = model("openai", api("a", gate, faults.good("second")))
+    (tmp_path / "llm.yaml").write_text(
+        json.dumps({"models": {"m": row}, "tasks": {"t": {"models": "m", "retries": 0}}})
+    )
+    return tmp_path / "llm.yaml"
 
 
 @contextmanager
-def leader_elsewhere(llm: LLMManager) -> Iterator[subprocess.Popen[str]]:
-    """Starts another process that asks what `llm` is about to ask, and ends only when it is stopped."""
-    flight = llm._lookup.flight(looked_up(llm))
-    llm._lookup.cache.read("k", str)  # type: ignore[union-attr]  # makes the folder
-    holder = child(HOLDS, str(cache_dir() / "answers" / "flights.lock"), flight)
+def processes(file: Path, number: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """Starts processes that make 25 equal calls each, once they are told to."""
+    command = [sys.executable, "-c", ASKS, str(file)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    made = [subprocess.Popen(command, **pipes) for _ in range(number)]  # type: ignore[call-overload]
     try:
-        yield holder
+        for one in made:
+            assert one.stdout.readline() == "ready\n"
+        yield made
     finally:
-        holder.kill()
-        holder.communicate()
+        for one in made:
+            one.kill()
+            one.communicate()
 
 
-def test_four_processes_share_one_request(api: Make, tmp_path: Path) -> None:
+def start(process: subprocess.Popen[str]) -> None:
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "ready\n"
+
+
+def test_four_processes_share_one_request(api: Make, gate: Gate, file: Path) -> None:
     """A hundred calls from four processes: one of them asks."""
-    gate = Gate()
-    a = api("a", gate)
-    file = tmp_path / "llm.yaml"
-    file.write_text(f"models: {{m: {json.dumps(model('openai', a))}}}\ntasks: {{t: {{models: m, retries: 0}}}}\n")
-    others = [child(ASKS, str(file)) for _ in range(3)]
-    with LLMManager(file) as llm, ThreadPoolExecutor(25) as pool:
+    with processes(file, 3) as others, LLMManager(file) as llm, ThreadPoolExecutor(25) as pool:
         calls = [pool.submit(llm.complete, "t", "hi") for _ in range(25)]
         assert gate.reached.wait(60)
         for other in others:
-            assert other.stdin
-            other.stdin.write("\n")
-            other.stdin.flush()
-            ready(other)
+            start(other)
         gate.open.set()
         words = ["hit" if call.result().cached else "asked" for call in calls]
-    for other in others:
-        words += other.communicate(timeout=60)[0].split()
+        for other in others:
+            words += other.communicate(timeout=60)[0].split()
     assert sorted(words) == ["asked"] + ["hit"] * (CALLS - 1)
-    assert len(a.asked) == 1
 
 
-@pytest.mark.parametrize("mode", ["complete", "acomplete"])
-def test_a_killed_leader_frees_the_others(api: Make, mode: str) -> None:
+def test_followers_of_another_process_keep_their_deadline_and_ask_when_it_dies(gate: Gate, file: Path) -> None:
     """After kill -9 of the process that asks, the next one asks, long before its deadline."""
-    a = api("a", faults.good("second"))
-    with cached(model("openai", a)) as llm, leader_elsewhere(llm) as leader, ThreadPoolExecutor(1) as pool:
-        follower = pool.submit(_ask, llm, mode)
-        while not under_way(llm):
-            threading.Event().wait(0.005)
-        assert not wait((follower,), timeout=0.1).done
-        leader.kill()
-        assert follower.result(60).text == "second"
-    assert len(a.asked) == 1
-
-
-@pytest.mark.parametrize("mode", ["complete", "acomplete"])
-def test_a_follower_keeps_its_own_deadline(api: Make, mode: str) -> None:
-    """A follower ends at its own deadline, and the leader continues, in this process or in another."""
-    gate = Gate()
-    a = api("a", gate)
-    says = r"an identical call did not end within the deadline of 0\.05 s"
-    with cached(model("openai", a)) as llm, leader_elsewhere(llm), ThreadPoolExecutor(1) as pool:
-        for _ in range(2):
-            with pytest.raises(LLMTimeoutError, match=says):
-                _ask(llm, mode, deadline=0.05)
-        assert not a.asked
-        leader = pool.submit(llm.complete, "t", "ho")
+    with processes(file, 1) as (leader,), LLMManager(file) as llm, ThreadPoolExecutor(2) as pool:
+        start(leader)
         assert gate.reached.wait(60)
-        with pytest.raises(LLMTimeoutError, match=says):
-            _ask(llm, mode, prompt="ho", deadline=0.05)
+        for mode in ("complete", "acomplete"):
+            with pytest.raises(LLMTimeoutError, match=TOO_LATE):
+                asyncio.run(ask(llm, mode, deadline=0.05))
+        followers = [pool.submit(asyncio.run, ask(llm, mode)) for mode in ("complete", "acomplete")]
+        assert eventually(lambda: under_way(llm) == 2)
+        assert not wait(followers, timeout=0.1).done
+        leader.kill()
+        answers = [follower.result(60) for follower in followers]
+    assert [answer.text for answer in answers] == ["second", "second"]
+    assert sorted(answer.cached for answer in answers) == [False, True]
+
+
+def test_a_follower_keeps_its_own_deadline(gate: Gate, file: Path) -> None:
+    """It ends at its own deadline, and the leader continues."""
+    with LLMManager(file) as llm, ThreadPoolExecutor(1) as pool:
+        leader = pool.submit(llm.complete, "t", "hi")
+        assert gate.reached.wait(60)
+        for mode in ("complete", "acomplete"):
+            with pytest.raises(LLMTimeoutError, match=TOO_LATE):
+                asyncio.run(ask(llm, mode, deadline=0.05))
         gate.open.set()
         assert leader.result().text == "one answer"
-    assert len(a.asked) == 1
-
-
-def _ask(llm: LLMManager, mode: str, prompt: str = "hi", **given: Any) -> Answer[Any]:
-    if mode == "complete":
-        return llm.complete("t", prompt, **given)
-    return asyncio.run(llm.acomplete("t", prompt, **given))
 
 
 def test_when_the_leader_fails_one_at_a_time_tries(api: Make) -> None:
     """After each failure the next in line asks; the first answer serves all others."""
     gate = Gate(faults.error("server_error"))
-    at_once, most, lock = 0, 0, threading.Lock()
+    alone = threading.Semaphore()
+    overlaps: list[Exchange] = []
 
     def second(exchange: Exchange) -> None:
-        nonlocal at_once, most
-        with lock:
-            at_once += 1
-            most = max(most, at_once)
+        if not alone.acquire(blocking=False):
+            overlaps.append(exchange)
+            return
         exchange.wait(0.02)
-        with lock:
-            at_once -= 1
+        alone.release()
         (faults.error("server_error") if len(a.asked) < 4 else faults.good("at last"))(exchange)
 
     a = api("a", gate, second)
-    with cached(model("openai", a)) as llm, ThreadPoolExecutor(10) as pool:
-        calls = [pool.submit(llm.complete, "t", "hi") for _ in range(10)]
-        gate.when(lambda: under_way(llm) == 10)
-        errors = [call.exception() for call in calls]
-    assert len(a.asked) == 4
-    assert sum(error is not None for error in errors) == 3
-    assert most == 1
+    with cached(model("openai", a)) as llm:
+        failed = [call for call in at_once(llm, gate, lambda: llm.complete("t", "hi"), 10) if call.exception()]
+    assert (len(a.asked), len(failed), overlaps) == (4, 3, [])
 
 
 @pytest.mark.parametrize("cancelled", [0, 1], ids=["leader", "follower"])
@@ -228,7 +208,7 @@ def test_a_cancelled_call_leaves_the_rest_alone(api: Make, cancelled: int) -> No
         calls = [asyncio.create_task(llm.acomplete("t", "hi"))]
         await asyncio.to_thread(gate.reached.wait)
         calls += [asyncio.create_task(llm.acomplete("t", "hi")) for _ in range(2)]
-        await until(lambda: under_way(llm) == 3)
+        await asyncio.to_thread(eventually, lambda: under_way(llm) == 3)
         calls[cancelled].cancel()
         await asyncio.wait(calls[cancelled : cancelled + 1])
         gate.open.set()
@@ -288,39 +268,31 @@ def test_a_broken_store_delays_no_call(api: Make) -> None:
     (cache_dir() / "answers").write_text("in the way")
     gate = Gate()
     a = api("a", gate, faults.good("for itself"))
-    with cached(model("openai", a)) as llm, ThreadPoolExecutor(5) as pool:
-        calls = [pool.submit(llm.complete, "t", "hi") for _ in range(5)]
-        gate.when(lambda: under_way(llm) == 5)
-        assert sorted(call.result().text for call in calls) == ["for itself"] * 4 + ["one answer"]
+    with cached(model("openai", a)) as llm:
+        calls = at_once(llm, gate, lambda: llm.complete("t", "hi"), 5)
+    assert sorted(call.result().text for call in calls) == ["for itself"] * 4 + ["one answer"]
 
 
 def test_identical_embeddings_are_one_request(api: Make) -> None:
     """Concurrent calls with the same texts are one request."""
     gate = Gate(faults.good())
     a = api("a", gate)
-    with cached(model("openai", a)) as llm, ThreadPoolExecutor(5) as pool:
-        calls = [pool.submit(llm.embed, "t", ["a", "b"]) for _ in range(5)]
-        gate.when(lambda: under_way(llm) == 5)
-        assert len({call.result().vectors for call in calls}) == 1
-    assert len(a.asked) == 1
+    with cached(model("openai", a)) as llm:
+        calls = at_once(llm, gate, lambda: llm.embed("t", ["a", "b"]), 5)
+    assert (len({call.result().vectors for call in calls}), len(a.asked)) == (1, 1)
 
 
 def test_without_locks_no_call_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the folder is missing, or the system lacks `fcntl`, each process asks."""
-    absent = FlightLocks(tmp_path / "absent" / "lock")
-    assert absent.acquire("ab" * 32)
-    absent.release("ab" * 32)
-    with monkeypatch.context() as elsewhere:  # where the process holds the locks
+    """If the system lacks locks of open files, or all of `fcntl`, each manager asks."""
+    one, other = FlightLocks(tmp_path / "lock"), FlightLocks(tmp_path / "lock")
+    with monkeypatch.context() as elsewhere:
         elsewhere.setattr(sys, "platform", "darwin")
-        two = FlightLocks(tmp_path / "lock"), FlightLocks(tmp_path / "lock")
-        assert [one.acquire("ab" * 32) for one in two] == [True, True]
-        for one in two:
-            one.release("ab" * 32)
-            one.close()
+        assert [each.acquire("ab" * 32) for each in (one, other)] == [True, True]
+        one.release("ab" * 32)
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    none = FlightLocks(tmp_path / "lock")
-    assert none.acquire("ab" * 32)
-    none.close()
+    assert one.acquire("ab" * 32)
+    one.close()
+    other.close()
 
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="the process holds the locks here")
@@ -337,17 +309,6 @@ def test_closing_one_manager_frees_no_lock_of_another(tmp_path: Path) -> None:
     assert third.acquire("a" * 64)
     for one in (mine, other, third):
         one.close()
-
-
-@pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="the process holds the locks here")
-def test_two_managers_share_one_request(api: Make) -> None:
-    """Two managers with the same call at the same time send one request."""
-    a = api("a", faults.late(0.3, faults.good()))
-    row = model("openai", a)
-    with cached(row) as one, cached(row) as other, ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda n: (one, other)[n % 2].complete("t", "shared"), range(8)))
-    assert len(a.asked) == 1
-    assert sum(answer.cached for answer in answers) == 7
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,6 @@ def set_all(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Non
 OPENAI, OLLAMA = {"OPENAI_API_KEY": CANARY}, {"OLLAMA_API_KEY": CANARY}
 SENT: list[tuple[str, dict[str, Any], dict[str, str], bool]] = [
     ("openai/x", {}, {"OPENAI_API_KEY": f" {CANARY}\n"}, True),
-    ("gemini/x", {}, {"GOOGLE_API_KEY": CANARY}, True),
     ("gemini/x", {}, {"GOOGLE_API_KEY": "second", "GEMINI_API_KEY": CANARY}, True),
     ("openai/x", {"api_key_env": "MY_KEY"}, {"OPENAI_API_KEY": "usual", "MY_KEY": CANARY}, True),
     # `openai/` also stands for other people's servers: they get the key only by name, or by the user's own variable
@@ -66,16 +65,14 @@ SENT: list[tuple[str, dict[str, Any], dict[str, str], bool]] = [
     ("openai/x", {"api_base": LOOPBACK}, OPENAI, True),
     ("openai/x", {"api_base": LOOPBACK}, {}, False),
     ("openai/x", {"api_base": LOOPBACK, "trusted": False}, OPENAI, False),
-    ("openai/x", {"api_base": "http://vllm.example/v1"}, {}, False),
     ("anthropic/x", {"api_base": LOOPBACK}, {}, False),
     ("anthropic/x", {"api_base": "http://proxy.example"}, {"ANTHROPIC_API_KEY": CANARY, **ALLOW}, True),
     # a server of one's own works without the key of Ollama's cloud, wherever it is named
-    *[("ollama/x", {"api_base": base}, OLLAMA, False) for base in (LAN, "https://box.example", LOOPBACK)],
-    *[("ollama/x", {}, {**OLLAMA, name: LAN}, False) for name in ("OLLAMA_HOST", "OLLAMA_API_BASE")],
+    *[("ollama/x", {"api_base": base}, OLLAMA, False) for base in (LAN, LOOPBACK)],
+    ("ollama/x", {}, {**OLLAMA, "OLLAMA_HOST": LAN}, False),
     ("ollama/x", {}, OLLAMA, False),
     ("ollama/x", {"api_base": "https://ollama.com"}, OLLAMA, True),
     ("ollama/x", {"api_base": "https://box.example", "api_key_env": "OLLAMA_API_KEY"}, OLLAMA, True),
-    ("ollama/x", {}, {}, False),
     ("embedded/x", {}, {}, False),
 ]
 
@@ -93,7 +90,6 @@ def test_a_key_is_sent_to_its_own_provider_only(
 NONE_OF = "none of AZURE_API_KEY, AZURE_OPENAI_API_KEY is set"
 IN_THE_OPEN = "the key would be sent to 'proxy.example' over plain http"
 REFUSED: list[tuple[str, dict[str, Any], dict[str, str], str, str]] = [
-    ("openai/x", {}, {}, "OPENAI_API_KEY is not set", "export OPENAI_API_KEY='your key'"),
     ("openai/x", {}, {"OPENAI_API_KEY": "  "}, "OPENAI_API_KEY is not set", "export OPENAI_API_KEY='your key'"),
     ("azure/x", AZURE, {}, NONE_OF, "export AZURE_API_KEY='your key'"),
     ("openai/x", {"api_key_env": "MY_KEY"}, OPENAI, "MY_KEY is not set", "export MY_KEY='your key'"),
@@ -141,9 +137,6 @@ def test_what_is_no_key_is_refused_unseen(value: str) -> None:
     assert str(caught.value) == ("it holds more than a key" if value.strip() else "it holds no key")
 
 
-# Files
-
-
 @pytest.fixture
 def key_file(tmp_path: Path) -> Path:
     path = tmp_path / "a key"
@@ -163,27 +156,21 @@ def test_a_file_of_its_owner_holds_the_key(key_file: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes of POSIX")
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+@pytest.mark.parametrize("mode", [0o640, 0o604])
 def test_a_file_that_others_can_read_is_refused(key_file: Path, mode: int) -> None:
     """The message is the command that fixes it, quoted for a shell."""
     key_file.chmod(mode)
-    model = a_model(api_key_file=str(key_file))
-    assert refusal(model).endswith(f"can be read by others (mode {mode:04o}); chmod 600 '{key_file}'")
-    assert readiness(model).fix == f"chmod 600 '{key_file}'"
+    assert refusal(a_model(api_key_file=str(key_file))).endswith(f"(mode {mode:04o}); chmod 600 '{key_file}'")
 
 
 def test_a_file_that_holds_no_key_is_named(tmp_path: Path, key_file: Path) -> None:
-    """Missing, a folder, a pipe without a writer, empty, or more than a key."""
-    assert "cannot be read (No such file" in refusal(a_model(api_key_file=str(tmp_path / "none")))
+    """Missing, a folder, a pipe without a writer, or empty."""
     os.mkfifo(tmp_path / "pipe", 0o600)
-    for name in (tmp_path, tmp_path / "pipe"):
-        assert "is not a file" in refusal(a_model(api_key_file=str(name)))
-    for text, words in {"": "holds no key; put the key there", f"{CANARY} {CANARY}": "holds more than a key"}.items():
-        key_file.write_text(text)
-        assert words in refusal(a_model(api_key_file=str(key_file)))
-
-
-# Commands
+    key_file.write_text("")
+    says = {"none": "cannot be read (No such file", ".": "is not a file", "pipe": "is not a file",
+            key_file.name: "holds no key; put the key there"}  # fmt: skip
+    for name, words in says.items():
+        assert words in refusal(a_model(api_key_file=str(tmp_path / name)))
 
 
 def command_that(tmp_path: Path, code: str) -> str:
@@ -201,28 +188,20 @@ def test_a_command_prints_the_key(tmp_path: Path) -> None:
     assert readiness(model).note == "key from api_key_command"
 
 
-@pytest.mark.parametrize(
-    ("code", "said"),
-    [
-        (f"import sys; sys.stderr.write({CANARY!r}); sys.exit(3)", "ended with status 3; run the command by hand"),
-        ("pass", "holds no key"),
-        (f"print({CANARY!r}, 'and more')", "holds more than a key"),
-    ],
-)
-def test_a_command_that_fails_says_so_and_nothing_else(tmp_path: Path, code: str, said: str) -> None:
+def test_a_command_that_fails_says_so_and_nothing_else(tmp_path: Path) -> None:
     """Its stderr and arguments may hold the secret, so they are not shown."""
+    code = f"import sys; sys.stderr.write({CANARY!r}); sys.exit(3)"
     model = a_model(api_key_command=command_that(tmp_path, code) + " --argument-canary")
     message = refusal(model)
-    assert said in message
+    assert "ended with status 3; run the command by hand" in message
     assert "argument-canary" not in message
     assert readiness(model).ready, "readiness does not run commands"
 
 
 def test_a_command_that_hangs_or_is_no_program_is_given_up(tmp_path: Path) -> None:
     """A command that hangs is ended by a time-out; a file that is not a program is an error."""
-    hang = command_that(tmp_path, "import time; time.sleep(600)")
     with pytest.raises(UnreadableError, match=r"gave no key within 0\.2 seconds"):
-        run_command(hang, timeout=0.2)
+        run_command("sleep 600", timeout=0.2)
     program = tmp_path / "broken"
     program.write_bytes(b"\x7fELF")
     program.chmod(0o700)
@@ -232,28 +211,21 @@ def test_a_command_that_hangs_or_is_no_program_is_given_up(tmp_path: Path) -> No
 def test_what_a_command_printed_is_used_for_some_minutes(tmp_path: Path) -> None:
     """Calls and threads share one run; a new one follows the expiry, `forget`, or another object."""
     runs = tmp_path / "runs"
-    code = f"open({str(runs)!r}, 'a').write('x'); print('key', len(open({str(runs)!r}).read()), sep='-')"
-    model = a_model(api_key_command=command_that(tmp_path, code))
+    (tmp_path / "key.sh").write_text(f"echo >> '{runs}'; sleep 0.05; echo key-$(wc -l < '{runs}')")
+    model = a_model(api_key_command=f"sh '{tmp_path / 'key.sh'}'")
     now = 0.0
     credentials = Credentials(remember=300, clock=lambda: now)
 
-    def ask() -> SecretStr | None:
+    def ask(*_: object) -> SecretStr | None:
         return credentials.key(model, provider_of(model))
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert ask() == SecretStr("key-1")
+    with ThreadPoolExecutor(4) as pool:
+        assert {*pool.map(ask, range(4))} == {SecretStr("key-1")}
     now = 301.0
     assert ask() == SecretStr("key-2")
     credentials.forget()
     assert ask() == SecretStr("key-3")
     assert key_of(model) == "key-4"
-
-
-# Entra ID
 
 
 def test_azure_without_a_key_uses_entra_id_when_the_environment_asks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,15 +259,9 @@ def test_azure_without_a_key_uses_entra_id_when_the_environment_asks(monkeypatch
     credential.close.assert_called_once_with()
 
 
-@pytest.mark.parametrize("parent_is_there", [False, True])
-def test_without_azure_identity_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, parent_is_there: bool) -> None:
+def test_without_azure_identity_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is checked without an import."""
-
-    def find_spec(name: str) -> None:
-        if not parent_is_there:
-            raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr("importlib.util.find_spec", find_spec)
+    monkeypatch.setattr("importlib.util.find_spec", Mock(side_effect=ModuleNotFoundError("azure")))
     monkeypatch.setenv("AZURE_CLIENT_ID", "c")
     model = a_model("azure/x", **AZURE)
     assert readiness(model).fix == install("azure")

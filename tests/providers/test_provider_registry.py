@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -49,9 +50,6 @@ def own_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Provider]]:
     yield rows
     for cached in forgotten:
         cached.cache_clear()
-
-
-# Rows
 
 
 def test_a_misspelt_provider_is_an_error_that_names_the_closest() -> None:
@@ -113,27 +111,19 @@ def test_an_installed_plugin_adds_its_row(
 ) -> None:
     """A plugin is a row or a function that makes one; its key stays its own if LiteLLM learns the name."""
     load = Mock(side_effect=brought if isinstance(brought, Exception) else None, return_value=brought)
-    point = SimpleNamespace(name="plugged", value="pkg:row", load=load)
-    points = {"testronaut_llm.providers": [point]}
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points.get(group, []))
+    points = {"testronaut_llm.providers": [SimpleNamespace(name="plugged", value="pkg:row", load=load)]}
     services = {"plugged": {"default_base": "https://elsewhere.example"}}
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points.get(group, []))
     monkeypatch.setattr(provider_registry, "litellm_services", lambda: services)
     with pytest.raises(ConfigError, match=r"did you mean 'plugged/\.\.\.'"):
         provider_of(a_model("pluged/x"))
     assert not load.called
-    if refusal:
-        with pytest.raises(ConfigError, match=refusal):
-            provider_of(a_model("plugged/x"))
-    else:
+    with pytest.raises(ConfigError, match=refusal) if refusal else contextlib.nullcontext():
         assert provider_of(a_model("plugged/x")) is PLUGGED
 
 
-# Endpoints
-
 PASTED = [
-    ("openai/x", "https://h.example/v1/", "https://h.example/v1"),
     ("openai/x", " https://h.example/v1/chat/completions ", "https://h.example/v1"),
-    ("anthropic/x", "https://h.example", "https://h.example"),
     ("anthropic/x", "https://h.example/v1", "https://h.example"),
     ("anthropic/x", "https://h.example/proxy/v1/messages", "https://h.example/proxy"),
     ("azure/x", "https://r.openai.azure.com/openai/v1/", "https://r.openai.azure.com"),
@@ -152,15 +142,12 @@ def test_an_endpoint_is_taken_as_people_paste_it() -> None:
 
 
 OLLAMA_HOSTS = {
-    "0.0.0.0": "http://127.0.0.1:11434", "0.0.0.0:8080": "http://127.0.0.1:8080", ":11435": "http://127.0.0.1:11435",
-    "box": "http://box:11434", "box:1": "http://box:1", "box:1/ollama/": "http://box:1/ollama",
-    "http://box": "http://box:80", "https://box": "https://box:443", "https://box:8443/path": "https://box:8443/path",
+    "0.0.0.0:8080": "http://127.0.0.1:8080", ":11435": "http://127.0.0.1:11435", "box": "http://box:11434",
+    "box:1/ollama/": "http://box:1/ollama", "http://box": "http://box:80", "https://box": "https://box:443",
     "[::]:11434": "http://[::1]:11434", "[::1]": "http://[::1]:11434", '"127.0.0.1"': "http://127.0.0.1:11434",
-    "  ": "http://127.0.0.1:11434", "ollama.com": "https://ollama.com:443", "::1": "http://[::1]:11434",
-    "https://ollama.com": "https://ollama.com:443", "http://ollama.com": "http://ollama.com:80",
+    "  ": "http://127.0.0.1:11434", "ollama.com": "https://ollama.com:443", "http://ollama.com": "http://ollama.com:80",
     "::": "http://[::1]:11434", "fe80::1%eth0": "http://[fe80::1%eth0]:11434", "https://::1": "https://[::1]:443",
-    "[fe80::1]:8080": "http://[fe80::1]:8080", "box:": "http://box:11434", "https://": "https://127.0.0.1:443",
-    ":0": "http://127.0.0.1:0", "' box '": "http://box:11434", "http://box/a/b/": "http://box:80/a/b",
+    "box:": "http://box:11434", "https://": "https://127.0.0.1:443", "' box '": "http://box:11434",
     "tcp://box": "tcp://box:11434", "box:port": "http://box:port",
 }  # fmt: skip
 
@@ -218,28 +205,26 @@ def test_azures_api_version_is_v1_by_default(monkeypatch: pytest.MonkeyPatch) ->
 
 
 OWN_HOSTS = [
-    ("https://api.openai.com/v1", "openai", True), ("https://eu.api.openai.com/v1", "openai", True),
-    ("https://r.openai.azure.com", "azure", True), ("https://generativelanguage.googleapis.com", "gemini", True),
-    ("https://api.openai.com.evil.example", "openai", False), ("https://xapi.openai.com", "openai", False),
-    ("https://evilapi.openai.com.example", "openai", False), ("https://r.azure-api.net", "azure", False),
+    ("https://eu.api.openai.com/v1", "openai", True), ("https://r.openai.azure.com", "azure", True),
+    ("https://generativelanguage.googleapis.com", "gemini", True), ("https://xapi.openai.com", "openai", False),
+    ("https://api.openai.com.evil.example", "openai", False), ("https://r.azure-api.net", "azure", False),
     ("https://anything.example", "embedded", False),
 ]  # fmt: skip
+NOT_LOOPBACK = (
+    "http://127.0.0.1.evil.example", "http://localhost@evil.example", "http://127.0.0.1:80@evil.example",
+    "http://localhost.evil.example", "http://0.0.0.0", "http://192.168.1.2", "http://[::1", "${VAR}", "",
+)  # fmt: skip
 
 
 def test_a_url_that_only_looks_like_loopback_or_a_providers_host_is_not() -> None:
     """Only certain loopback addresses are local; only a host and its subdomains are the provider's."""
-    for url in ("http://localhost:1/v1", "http://LOCALHOST", "http://127.8.9.1:80", "http://[::1]:80"):
-        assert is_loopback(url)
-    for url in (
-        "http://127.0.0.1.evil.example", "http://localhost@evil.example", "http://127.0.0.1:80@evil.example",
-        "http://localhost.evil.example", "http://0.0.0.0", "http://192.168.1.2", "http://[::1", "${VAR}", "",
-    ):  # fmt: skip
-        assert not is_loopback(url)
+    assert all(
+        map(is_loopback, ("http://localhost:1/v1", "http://LOCALHOST", "http://127.8.9.1:80", "http://[::1]:80"))
+    )
+    assert not any(map(is_loopback, NOT_LOOPBACK))
     for url, name, own in OWN_HOSTS:
         assert is_own_host(url, provider_of(a_model(f"{name}/x"))) is own, url
 
-
-# Local or not
 
 LAN, HERE = {"api_base": "http://192.168.1.9:11434"}, {"api_base": "http://127.0.0.1:8080/v1"}
 LOCAL: list[tuple[str, dict[str, Any], bool, int]] = [
@@ -261,9 +246,6 @@ def test_only_a_model_server_on_loopback_is_local_by_itself(monkeypatch: pytest.
     assert not is_local(a_model("ollama/gpt-oss:120b-cloud", local=True))
     monkeypatch.setenv("OLLAMA_HOST", "gpu-box")
     assert not is_local(a_model("ollama/qwen3:8b"))
-
-
-# Readiness
 
 
 NOTES: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
@@ -311,9 +293,6 @@ def test_a_row_may_need_an_endpoint_or_other_fields(own_table: dict[str, Provide
     assert readiness(a_model("needy/x")).fix == "add `api_version:` in llm.yaml"
     assert readiness(a_model("needy/x", api_version="1")).ready
     assert readiness(a_model("nowhere/x")).missing == "nowhere needs an endpoint"
-
-
-# Probes
 
 
 def test_ollama_behind_the_openai_wire_is_refused_without_a_window(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from testronaut_llm.errors import OutputInvalidError
-from testronaut_llm.schema.answer import is_runaway_whitespace
 from testronaut_llm.schema.output_schema import OutputSchema
 
 STRING = {"type": "string"}
@@ -26,57 +25,33 @@ OBJECT = OutputSchema.of(record(name=STRING))
 GOOD = '{"name": "a"}'
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "empty"),
-        (" \n", "empty"),
-        ("I cannot do that.", "not JSON"),
-        ('{"name": "a"', "not JSON"),
-        (f"```json\n{GOOD}\n```", "is not JSON"),
-        (f"Here you are:\n```\n{GOOD}\n```\nAnything else?", "is not JSON"),
-        (f"Sure! {GOOD}", "not JSON"),
-        (GOOD + GOOD, "not JSON"),
-        ('{"name": "a"' + " " * 4000, "runaway whitespace"),
-        ('{"name": ' + "\n" * 4000, "runaway whitespace"),
-        ('{"name": NaN}', "NaN"),
-        ('{"name": -Infinity}', "Infinity"),
-        ('{"name": 1e999}', "1e999 is not a number"),
-        ('{"name": "a", "name": "b"}', "twice"),
-        ('{"name": "\\ud800"}', "surrogate"),
-        ("[" * 100_000, "nested too deeply"),
-        ('{"a":' * 50_000 + "1" + "}" * 50_000, "nested too deeply"),
-        ("9" * 5000, "not JSON"),
-        ('{"name": 5}', r"\$\.name: 5 is not of type 'string'"),
-        ('{"response": {"name": "a"}}', "'name' is a required property"),
-        ('["a"]', "is not of type 'object'"),
-    ],
-)
+BAD = [
+    ("", "empty"),
+    (" \n" * 240, "empty"),
+    ("I cannot do that.", "not JSON"),
+    ('{"name": "a"', "not JSON"),
+    (f"```json\n{GOOD}\n```", "is not JSON"),
+    (f"Sure! {GOOD}", "not JSON"),
+    (GOOD + GOOD, "not JSON"),
+    ('{"name": "a"' + " " * 1000, "runaway whitespace"),
+    ('{"name": NaN}', "NaN"),
+    ('{"name": 1e999}', "1e999 is not a number"),
+    ('{"name": "a", "name": "b"}', "twice"),
+    ('{"name": "\\ud800"}', "surrogate"),
+    ("[" * 100_000, "nested too deeply"),
+    ('{"a":' * 50_000 + "1" + "}" * 50_000, "nested too deeply"),
+    ("9" * 5000, "not JSON"),
+    ('{"name": 5}', r"\$\.name: 5 is not of type 'string'"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), BAD)
 def test_what_is_not_the_answer_is_refused(text: str, words: str) -> None:
     """Prose, fences, cut or doubled JSON, invalid numbers and endless blanks have their own reasons."""
     with pytest.raises(OutputInvalidError, match=words) as caught:
         OBJECT.read(text, "free")
     assert caught.value.text == text
     assert len(str(caught.value)) < 400
-
-
-IN_PROSE = [
-    f"```json\n{GOOD}\n```", f"Here it is [as asked]:\n\n{GOOD}\n\nHope that helps {{really}}!", f"\ufeff {GOOD}\n",
-    f"```\nnot this\n```\n```json\n{GOOD}\n```", GOOD,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("text", IN_PROSE)
-def test_prose_is_tolerated_where_nothing_constrained_the_answer(text: str) -> None:
-    """On a wire without schemas, a fence or a sentence around the JSON is accepted."""
-    assert OBJECT.read(text, "none") == {"name": "a"}
-
-
-def test_prose_without_json_is_refused_there_too() -> None:
-    """Text without JSON is an error on every wire."""
-    for text in ("```json\n{broken\n```", "see [1] and {2}", "no", "[" * 100_000, 'Sure: {"name": 5}'):
-        with pytest.raises(OutputInvalidError):
-            OBJECT.read(text, "none")
 
 
 VERDICT = OutputSchema.of(record(verdict={"enum": ["pass", "fail"]}))
@@ -92,34 +67,21 @@ FAILED = {"verdict": "fail"}
 
 READ: dict[str, tuple[OutputSchema, str, Any]] = {
     "a check box before it": (OPTIONS, f"- [ ] read the help\n- [x] answer\n{ALL}", THE_ALL),
-    "an empty list in prose before it": (OPTIONS, f"Arguments: [] none.\n{ALL}", THE_ALL),
     "an empty list in prose after it": (OPTIONS, f"{ALL}\nArguments: [] (none)", THE_ALL),
-    "usage in brackets": (OPTIONS, f"Usage: ls [OPTION]... [FILE]...\n\n{ALL}", THE_ALL),
     "usage of all kinds": (OPTIONS, f"git [-C <path>] [--exec-path[=<path>]] {{a|b}} [1-9] [<n>...]\n{ALL}", THE_ALL),
     "a foot note": (VERDICT, f"As in [1], the answer is {FAIL}", FAILED),
     "an index": (NUMBERS, "Since `argv[0]`, argv[ 1 ], a[:2] and m[] are names:\n[4, 5]", [4, 5]),
     "braces in prose": (VERDICT, f"Set ${{HOME}} and {{name}}, {{}} and {{'x': 1}}: {FAIL}", FAILED),
     "other JSON before it": (VERDICT, f'It printed {{"verdict": "maybe"}} and [1, 2]:\n{FAIL}', FAILED),
     "other JSON after it": (VERDICT, f'{FAIL}\nIt printed {{"status": "pass"}}.', FAILED),
-    "the same twice": (VERDICT, f"{FAIL}\n```json\n{FAIL}\n```", FAILED),
-    "the same twice, in another order": (
-        OPTIONS,
-        f'{ALL} is {ALL.replace(", ", ",")}, or [{{"meaning": "all", "flag": "-a"}}]',
-        THE_ALL,
-    ),
-    "JSON in a string of it": (OBJECT, f"So: {json.dumps({'name': GOOD})}", {"name": GOOD}),
-    "a fence in a string of it": (
-        OBJECT,
-        f"```json\n{json.dumps({'name': '```json [1] ```'})}\n```",
-        {"name": "```json [1] ```"},
-    ),
-    "a fence that is not closed": (VERDICT, f"```json\n{FAIL}", FAILED),
+    "the same twice": (OPTIONS, f'{ALL} or:\n```\n[{{"meaning": "all", "flag": "-a"}}]\n```', THE_ALL),
+    "JSON in a string of it": (OBJECT, f"\ufeff {json.dumps({'name': GOOD})}", {"name": GOOD}),
+    "a fence in a string of it": (OBJECT, '```json\n{"name": "```json [1] ```"}\n```', {"name": "```json [1] ```"}),
+    "a fence that is not closed": (VERDICT, f"```\nnot this\n```\n```json\n{FAIL}", FAILED),
     "a number in a fence": (NUMBER, "The sum of 40 and 2:\n```json\n42\n```\n", 42),
     "a text in a fence": (WORD, 'It is\n```\n"[a] {b}"\n```', "[a] {b}"),
-    "an empty list in a fence": (OPTIONS, "There are none:\n```json\n[]\n```", []),
     "an empty list at the end of a sentence": (OPTIONS, "No options, so the list is [].", []),
     "a quoted list that goes on": (VERDICT, f'It printed {{"items": [1, 2, ... and so on.\n{FAIL}', FAILED),
-    "a quoted object that is none": (VERDICT, f'It printed {{"items": ...}}: {FAIL}', FAILED),
     "reasoning before it": (VERDICT, f"Is it {PASS}? No.\n</think>\n\n{FAIL}", FAILED),
     "reasoning and a fence": (VERDICT, f"<think>{PASS}</think>```json\n{FAIL}\n```", FAILED),
 }
@@ -134,8 +96,7 @@ def test_the_answer_is_the_value_that_obeys_the_schema(case: str) -> None:
 
 
 REFUSED: dict[str, tuple[OutputSchema, str, str]] = {
-    "two that differ": (VERDICT, f"```json\n{PASS}\n```\nBut no:\n```json\n{FAIL}\n```", "2 different JSON values"),
-    "two that differ, in prose": (VERDICT, f"It printed {PASS}, so it is {FAIL}.", "different"),
+    "two that differ": (VERDICT, f"```json\n{PASS}\n```\nBut no: {FAIL}.", "2 different JSON values"),
     "two numbers that differ": (NUMBER, "```\n1\n```\n```\n2\n```", "different"),
     "one and an empty one": (OPTIONS, f"It printed {ALL}, so the list is:\n[]", "different"),
     "true is not one": (OutputSchema.of({}), "```\n1\n```\n```\ntrue\n```", "different"),
@@ -144,7 +105,7 @@ REFUSED: dict[str, tuple[OutputSchema, str, str]] = {
     "only an empty list in prose": (OPTIONS, "Arguments: [] none.", "not JSON"),
     "a part of a broken tree": (
         TREE,
-        '{"name": "git", "children": [{"name": "add", "children": []} {"name": "rm"}]}',
+        '{"name": "a", "children": [{"name": "b", "children": []} {"c": 1}]}',
         "not JSON",
     ),
     "a part of a cut tree": (TREE, 'So: {"name": "git", "children": [{"name": "add", "children": []}, ', "not JSON"),
@@ -188,7 +149,7 @@ def test_no_text_takes_longer_than_its_length_asks_for(piece: str) -> None:
             VERDICT.read(text, "none")
         return time.process_time() - began
 
-    assert work(300_000) <= 40 * min(work(30_000) for _ in range(3)) + 0.1
+    assert work(100_000) <= 40 * min(work(10_000) for _ in range(3)) + 0.1
 
 
 def test_deep_and_huge_values_never_break_the_reader() -> None:
@@ -212,15 +173,6 @@ def test_a_label_is_read_however_it_is_written(schema: Any, text: str) -> None:
     for other in ("*a*", "**", "", "passed or failed"):
         with pytest.raises(OutputInvalidError):
             alike.read(other, "strict")
-
-
-BLANKS = [('{"a": 1' + " " * 1000, True), (" " * 499, False), ("x" * 1000, False), ("x y " * 300, False)]
-
-
-@pytest.mark.parametrize(("text", "runaway"), BLANKS)
-def test_runaway_whitespace_is_distinguished(text: str, runaway: bool) -> None:
-    """Long and mostly blank is runaway; short, or long and full, is not."""
-    assert is_runaway_whitespace(text) is runaway
 
 
 def test_faults_are_few_and_short() -> None:

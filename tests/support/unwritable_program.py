@@ -1,7 +1,7 @@
 """A program for `test_read_only.py`: does everything while files cannot be written, and prints the results as JSON.
 
-`unwritable_program.py modes FOLDER` locks folders, for a home that was never used and for one that was.
-`unwritable_program.py disk FOLDER...` limits the size of files to the number of bytes that is each folder's name.
+`unwritable_program.py FOLDER SIZE...` locks the folders in FOLDER, for a home that was never used and for one that was.
+Then it limits the size of files to each SIZE (bytes), in the folder of that name.
 Each result is ({what was tried: (exit code, words)}, standard error).
 """
 
@@ -110,7 +110,6 @@ def lock(folder: Path, *, writable: bool = False) -> None:
 
 
 def on_locked_folders(folder: Path) -> list[tuple[Found, str]]:
-    tiny_model.offer(Path(tempfile.mkdtemp()))
     unused, used, free, locked = (folder / name for name in ("unused", "used", "free", "locked"))
     results = []
     everything(free, used)
@@ -132,18 +131,16 @@ def on_a_full_disk(folder: Path) -> Found:
     found["pull"] = attempt(lambda: fetch("tiny-random", store=ModelStore()))
     found["set"] = attempt(lambda: set_value(str(file), "tasks.t.max_tokens", "7"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    is_whole = file.read_text() in (before, before.replace('"max_tokens": 5', '"max_tokens": 7'))
+    is_whole = file.read_text() in (before, before.replace('"max_tokens": 10', '"max_tokens": 7'))
     return {**found, "whole": (int(not is_whole), "")}
 
 
-def main(how: str, *folders: str) -> None:
-    if how == "modes":
-        results = on_locked_folders(Path(folders[0]))
-    else:
-        load_litellm()
-        tiny_model.offer(Path(folders[0]).parent)
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        results = [watched(lambda folder=folder: on_a_full_disk(folder)) for folder in map(Path, folders)]
+def main(folder: str, *sizes: str) -> None:
+    load_litellm()
+    tiny_model.offer(Path(tempfile.mkdtemp()))
+    results = on_locked_folders(Path(folder))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    results += [watched(lambda size=size: on_a_full_disk(Path(folder, size))) for size in sizes]
     sys.stdout.write(json.dumps(results))
 
 
