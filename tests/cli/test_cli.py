@@ -26,7 +26,7 @@ from testronaut_llm.config.source import load_config
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, model_downloader
 from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.support import install
+from testronaut_llm.support import paths
 
 pytestmark = pytest.mark.usefixtures("folder")
 KEY = "sk-canary-0123456789abcdefghijklmn"
@@ -186,7 +186,7 @@ def test_where_nothing_is_ready_a_free_way_is_shown(run: Run, monkeypatch: pytes
     assert "export ANTHROPIC_API_KEY='your key'" in err
     assert f"testronaut-llm models pull embedded/smollm2-135m\n  then {asked}" in err
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    steps = f"{install.install('embedded')}; then testronaut-llm models pull embedded/smollm2-135m"
+    steps = f"{paths.install('embedded')}; then testronaut-llm models pull embedded/smollm2-135m"
     assert steps.replace("; then", "\n  then") in run("run", "default", "hi")[2]
     for command in ("bench", "verify"):
         code, out, err = run("models", command, "embedded/smollm2-135m")
@@ -223,8 +223,8 @@ def test_no_command_advises_an_option_that_it_lacks(run: Run, command: str) -> N
 
 def test_one_constant_says_how_to_install() -> None:
     """Until the name is registered, no text names it for an install; a release changes one constant."""
-    assert install.install("embedded") == "pip install '.[embedded]' (in the source folder of testronaut-llm)"
-    root = Path(install.__file__).parents[2]
+    assert paths.install("embedded") == "pip install '.[embedded]' (in the source folder of testronaut-llm)"
+    root = Path(paths.__file__).parents[2]
     advice = re.compile(
         r"pip install [^`\n]*(?<![\w/])testronaut-llm|pip install [^`\n]*\[(embedded|azure|otel|testing)\]"
     )
@@ -234,7 +234,7 @@ def test_one_constant_says_how_to_install() -> None:
         f"{file.relative_to(root)}: {line}"
         for file in files
         for line in file.read_text("utf-8").splitlines()
-        if advice.search(line) and not by_path.search(line) and file != Path(install.__file__)
+        if advice.search(line) and not by_path.search(line) and file != Path(paths.__file__)
     ]
     assert found == []
     (command,) = re.findall(r"sed -i 's/(.*)/(.*)/' (.*)", (root / ".github/workflows/release.yml").read_text())
@@ -247,7 +247,7 @@ def test_a_model_that_is_not_here_is_one_message(run: Run, monkeypatch: pytest.M
     """The message lists each missing step in order, with its command."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     code, out, err = run("models", command, "embedded/smollm2-135m")
-    steps = f"{install.install('embedded')}; then testronaut-llm models pull embedded/smollm2-135m\n"
+    steps = f"{paths.install('embedded')}; then testronaut-llm models pull embedded/smollm2-135m\n"
     assert (code, out, err.endswith(steps), err.count("\n")) == (1, "", True, 1)
 
 
