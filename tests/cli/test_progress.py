@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import faults
 import pytest
 from fixtures_local import TINY
-from manager_kit import Api, Run, model
+from manager_kit import Api, Make, Run
 
 from testronaut_llm.cli import progress, screen
 from testronaut_llm.local.download import Progress
 
-ASKING, SHOW_CURSOR = "asking m (openai/", "\x1b[?25h"
+ASKING, SHOW_CURSOR = "asking a (openai/", "\x1b[?25h"
 COMMANDS = {
     "run t hi": '{"result": "passed"}\n',
     "classify t hi --label passed --label failed": "passed\n",
-    "compare hi --task t --models m": "agreement: fewer than two answers",
+    "compare hi --task t --models a": "agreement: fewer than two answers",
     "run t --batch in.jsonl --out out.jsonl": "",
 }
 
 
 @pytest.fixture
-def api(make: Callable[..., Api], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Api:
-    """A slow model in a folder with an llm.yaml."""
-    server = make("a", faults.late(0.3, faults.good('{"result": "passed"}')))
-    rows, tasks = {"m": model("openai", server)}, {"t": {"models": ["m"], "retries": 0, "cache": "off"}}
-    monkeypatch.chdir(tmp_path)
-    Path("llm.yaml").write_text(json.dumps({"version": 1, "models": rows, "tasks": tasks}))
+def api(project: Make) -> Api:
+    """A slow model in a folder with an llm.yaml, and a file of prompts."""
+    server = project(faults.late(0.3, faults.good('{"result": "passed"}')), task={"cache": "off"})
     Path("in.jsonl").write_text('"one"\n"two"\n')
-    monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
     return server
 
 

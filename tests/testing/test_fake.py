@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from testronaut_llm import (
     AllModelsFailedError,
     ContentFilteredError,
+    LLMError,
     LLMTimeoutError,
     OutputInvalidError,
     OutputTruncatedError,
@@ -82,20 +83,17 @@ def test_the_last_rule_that_fits_goes_first(llm: FakeLLM) -> None:
     assert [llm.complete(None, "three").text for _ in range(3)] == ["one", "THREE", "THREE"]
 
 
-def test_an_instance_of_the_schema_is_parsed_back(llm: FakeLLM) -> None:
-    """An instance, or a list of them behind a wrapped schema, is returned as `.parsed`; the call has the schema."""
+def test_an_answer_for_a_schema_is_parsed_and_a_wrong_one_is_repaired_once(llm: FakeLLM) -> None:
+    """An instance, a list of them or plain JSON is `.parsed`; check and repair are the real ones."""
+    plain = {"name": "tar", "options": []}
     for said, schema, parsed in (
         (LS, Command, LS),
         ([LS, LS], list[Command], [LS, LS]),
-        ({"name": "tar", "options": []}, Command, Command(name="tar", options=[])),
+        (plain, Command, Command(**plain)),
     ):
         llm.reply(said)
         assert llm.complete(None, "?", schema=schema).parsed == parsed
     assert all(call.schema for call in llm.calls)
-
-
-def test_a_wrong_answer_is_repaired_once(llm: FakeLLM) -> None:
-    """The schema check and its repair are real: the second answer is used, and a second wrong one fails."""
     llm.reply("no json", LS)
     answer = llm.complete(None, "?", schema=Command)
     assert (answer.parsed, len(answer.attempts)) == (LS, 2)
@@ -127,18 +125,19 @@ def test_all_rules_of_routing_hold(priced: FakeLLM) -> None:
     assert [one.alias for one in priced.route("judge", "?").kept] == ["big", "small"]
 
 
-def test_finish_usage_and_delay_can_be_given(priced: FakeLLM) -> None:
-    """A cut answer is truncation, a withheld one a filter, a late one a time-out; given usage is charged."""
-    for error, said in {
-        OutputTruncatedError: FakeAnswer(text="cut", finish_reason="length"),
-        ContentFilteredError: FakeAnswer(text="no", finish_reason="content_filter"),
-        LLMTimeoutError: FakeAnswer(text="too late", delay=0.6),
-    }.items():
-        priced.reply(said)
-        with pytest.raises(error):
-            priced.complete("default", "?", deadline=0.1 if said.delay else 9)
-    priced.reply(FakeAnswer(text="yes", delay=0.01, usage=Usage(prompt_tokens=10**6, completion_tokens=10**6)))
-    assert priced.complete("default", "?").cost == Decimal(3)
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (FakeAnswer(text="cut", finish_reason="length"), OutputTruncatedError),
+        (FakeAnswer(text="no", finish_reason="content_filter"), ContentFilteredError),
+        (FakeAnswer(text="too late", delay=0.6), LLMTimeoutError),
+    ],
+)
+def test_finish_reason_and_delay_can_be_given(priced: FakeLLM, said: FakeAnswer, error: type[LLMError]) -> None:
+    """A cut answer is truncation, a withheld one a filter, a late one a time-out."""
+    priced.reply(said)
+    with pytest.raises(error):
+        priced.complete("default", "?", deadline=0.1 if said.delay else 9)
 
 
 def test_no_rule_stops_with_the_line_to_add(llm: FakeLLM) -> None:
