@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from faults import silent
-from manager_kit import MODES, Api, ask, manager, model
+from manager_kit import MODES, Make, Run, ask, manager, model
 from ollama_kit import Ollama
 from pytest_httpserver import HTTPServer
 
@@ -116,48 +116,53 @@ async def test_what_was_pulled_is_looked_at_before_a_prompt_is_sent(
     assert "/api/chat" not in ollama.paths
 
 
-def run(ollama: Ollama, folder: Path, auto_pull: Any, *, says: str = "") -> tuple[int, str, str]:
-    """Returns exit code, stdout and stderr of `run` at a terminal with the given input."""
-    file = folder / "llm.yaml"
-    file.write_text(json.dumps({"models": {"m": ollama.row(auto_pull=auto_pull)}, "tasks": {"t": {"models": "m"}}}))
+@pytest.fixture
+def file(ollama: Ollama, tmp_path: Path) -> Callable[[Any], str]:
+    """Returns the path of an `llm.yaml` with the given `auto_pull`, whose model is not pulled."""
+
+    def write(auto_pull: Any) -> str:
+        ollama.has = False
+        models = {"m": ollama.row(auto_pull=auto_pull)}
+        (tmp_path / "llm.yaml").write_text(json.dumps({"models": models, "tasks": {"t": {"models": "m"}}}))
+        return str(tmp_path / "llm.yaml")
+
+    return write
+
+
+def test_a_pull_by_run_shows_its_progress(run: Run, file: Callable[[Any], str]) -> None:
+    """Messages go to stderr; stdout has the answer only."""
+    code, out, err = run("run", "t", "Say hello.", "--config", file(True))
+    assert (code, out, "pulling" in err) == (0, "Hello.\n", True)
+
+
+@pytest.mark.parametrize(("says", "pulls", "code"), [("y", 1, 0), ("n", 0, 2)])
+def test_a_person_at_a_terminal_is_asked(
+    ollama: Ollama, file: Callable[[Any], str], says: str, pulls: int, code: int
+) -> None:
+    """With `auto_pull: ask`, `run` asks before it pulls."""
     outer, inner = pty.openpty()
-    os.write(outer, says.encode())
-    command = [sys.executable, "-c", MAIN, "run", "t", "Say hello.", "--config", str(file)]
+    os.write(outer, f"{says}\n".encode())
+    command = [sys.executable, "-c", MAIN, "run", "t", "Say hello.", "--config", file("ask")]
     process = subprocess.Popen(command, stdin=inner, stderr=inner, stdout=subprocess.PIPE, text=True)
     os.close(inner)
-    shown = b""
     with suppress(OSError):  # the end of a terminal, on Linux
-        while piece := os.read(outer, 65536):  # a terminal that nobody reads stops the process
-            shown += piece
+        while os.read(outer, 65536):  # a terminal that nobody reads stops the process
+            pass
     out, _ = process.communicate(timeout=100)
     os.close(outer)
-    return process.returncode, out, shown.decode()
-
-
-@pytest.mark.parametrize(
-    ("auto_pull", "says", "code"), [(True, "", 0), ("ask", "y\n", 0), ("ask", "n\n", 2)], ids=["always", "yes", "no"]
-)
-def test_a_person_at_a_terminal_is_asked_and_sees_the_progress(
-    ollama: Ollama, tmp_path: Path, auto_pull: Any, says: str, code: int
-) -> None:
-    """With `auto_pull: ask`, `run` asks before it pulls; a pull shows a bar, and stdout has the answer only."""
-    ollama.has = False
-    *ended, shown = run(ollama, tmp_path, auto_pull=auto_pull, says=says)
-    assert ended == [code, "" if code else "Hello.\n"]
-    assert ollama.paths.count("/api/pull") == (0 if code else 1)
-    assert code or "pulling" in shown
+    assert (process.returncode, out) == (code, "Hello.\n" if pulls else "")
+    assert ollama.paths.count("/api/pull") == pulls
 
 
 # Windows
 
 
-@pytest.mark.parametrize("mode", MODES)
-async def test_calls_with_other_caps_do_not_load_a_model_again(ollama: Ollama, mode: str) -> None:
+async def test_calls_with_other_caps_do_not_load_a_model_again(ollama: Ollama) -> None:
     """`warm_up` and calls use one window: the largest that the tasks of the file need."""
     ollama.listed = 32768
     async with manager({"m": ollama.row(extra={"num_thread": 2})}) as llm:
         llm.warm_up("m")
-        for cap in (24, 4096, 24):
+        for mode, cap in zip(MODES, (24, 4096, 24, 24), strict=True):
             await ask(llm, mode, "Say hello.", max_tokens=cap)
     assert ollama.loads == [{"num_ctx": 6144, "num_thread": 2}]
 
@@ -268,21 +273,18 @@ async def test_a_cut_answer_is_never_parsed_as_a_whole_one(ollama: Ollama, mode:
 # Embedding
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize(("num_ctx", "sent"), [(8192, 8192), (None, 6144)])
-async def test_an_embedding_model_gets_its_window(
-    ollama: Ollama, asynchronous: bool, num_ctx: int | None, sent: int
-) -> None:
+async def test_an_embedding_model_gets_its_window(ollama: Ollama, num_ctx: int | None, sent: int) -> None:
     """It is in `options`, and `warm_up` loads by `/api/embed`, since `/api/generate` refuses such a model."""
     ollama.capabilities, ollama.tagged = ["embedding"], ["completion"]
     async with manager({"m": ollama.row(num_ctx=num_ctx, keep_alive="10m")}) as llm:
         llm.warm_up("m")
-        result = await llm.aembed("t", ["a", "bb"]) if asynchronous else llm.embed("t", ["a", "bb"])
-    assert [vector[0] for vector in result.vectors] == [1.0, 2.0]
+        vectors = [llm.embed("t", ["a", "bb"]).vectors, (await llm.aembed("t", ["a", "bb"])).vectors]
+    assert [[vector[0] for vector in found] for found in vectors] == [[1.0, 2.0]] * 2
     assert ollama.loads == [{"num_ctx": sent}]
-    load, call = ollama.bodies("/api/embed")
+    load, *calls = ollama.bodies("/api/embed")
     assert load == {"model": "small:1b", "input": [], "keep_alive": "10m", "options": {"num_ctx": sent}}
-    assert call == {**load, "input": ["a", "bb"], "truncate": False}
+    assert calls == [{**load, "input": ["a", "bb"], "truncate": False}] * 2
 
 
 async def test_a_long_text_gets_a_window_that_holds_it(ollama: Ollama) -> None:
@@ -302,7 +304,7 @@ async def test_a_long_text_gets_a_window_that_holds_it(ollama: Ollama) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("local", [True, False])
 async def test_a_time_out_while_the_model_loads_says_so_and_is_not_tried_again(
-    api: Callable[..., Api], mode: str, local: bool
+    api: Make, mode: str, local: bool
 ) -> None:
     """Each try would restart the load, also on a server of the local network."""
     server = api("loading", silent)
@@ -312,16 +314,16 @@ async def test_a_time_out_while_the_model_loads_says_so_and_is_not_tried_again(
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize("mode", MODES)
-async def test_a_server_that_ends_between_two_calls_is_named_with_the_command(mode: str) -> None:
+async def test_a_server_that_ends_between_two_calls_is_named_with_the_command() -> None:
     """The message has more than "Connection refused"."""
     with HTTPServer() as server:
         ollama = Ollama(server)
         async with manager({"m": ollama.row()}, retries=0) as llm:
             await ask(llm, "complete", "Say hello.")
             server.stop()
-            with pytest.raises(AllModelsFailedError, match=f"is `ollama serve` running at {ollama.url}"):
-                await ask(llm, mode, "Say hello.")
+            for mode in MODES:
+                with pytest.raises(AllModelsFailedError, match=f"is `ollama serve` running at {ollama.url}"):
+                    await ask(llm, mode, "Say hello.")
 
 
 def test_models_of_the_server_are_listed_and_removed(
