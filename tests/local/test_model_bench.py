@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from fixtures_local import TINY, stored
+from manager_kit import config, manager
 from ollama_kit import UNLOADED, Ollama
 
 from testronaut_llm import LLMManager
-from testronaut_llm.config.model_config import LLMConfig, ModelConfig
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import verify as module
 from testronaut_llm.local.model_store import ModelStore, Speed, SpeedHistory
@@ -37,12 +38,8 @@ def row(model: str = "embedded/a", **fields: Any) -> ModelConfig:
     return ModelConfig(alias="m", model=model, **fields)
 
 
-def a_file(row: dict[str, Any], **task: Any) -> LLMConfig:
-    return LLMConfig(models={"m": row}, tasks={"default": {"models": ["m"], **task}})  # type: ignore[dict-item]
-
-
-def measured(config: LLMConfig, rounds: int = 2, told: Callable[[str], None] = lambda _: None) -> Speed:
-    with LLMManager(config=alone(config, "m")) as llm:
+def measured(row: dict[str, Any], rounds: int = 2, told: Callable[[str], None] = lambda _: None) -> Speed:
+    with LLMManager(config=alone(config({"m": row}, max_tokens=8000), "m")) as llm:
         return bench(llm, rounds=rounds, report=told)
 
 
@@ -50,24 +47,22 @@ def measured(config: LLMConfig, rounds: int = 2, told: Callable[[str], None] = l
 def test_an_embedded_model_is_measured() -> None:
     """The tiny model is loaded and asked twice a round, with real numbers."""
     told: list[str] = []
-    found = measured(a_file({"model": NAME}), told=told.append)
+    found = measured({"model": NAME}, told=told.append)
     assert found.prompt_tokens > 300
     assert min(found.load or 0, found.first, found.prompt_rate, found.answer_rate) > 0
     assert [line.partition(": ")[2] for line in told] == ["loading", "round 1 of 2", "round 2 of 2"]
 
 
-@pytest.mark.parametrize(("begins", "rate"), [(0.1, 500.0), (0.5, 200.0)], ids=["usual", "the first token was late"])
+@pytest.mark.parametrize(
+    ("begins", "ends", "rate"), [(0.1, 0.3, 500.0), (0.5, 0.5, 200.0)], ids=["usual", "the first token was late"]
+)
 def test_reading_and_writing_are_distinguished(
-    ollama: Ollama, monkeypatch: pytest.MonkeyPatch, begins: float, rate: float
+    ollama: Ollama, monkeypatch: pytest.MonkeyPatch, begins: float, ends: float, rate: float
 ) -> None:
     """The time to the first token is not counted as writing, even if it is nearly the total."""
-
-    def asked(_: LLMManager, number: int, most: int) -> tuple[Usage, float]:
-        usage = Usage(prompt_tokens=400, completion_tokens=1 if most == 1 else 101)
-        return usage, begins if most == 1 else 0.3 if begins == 0.1 else 0.5
-
-    monkeypatch.setattr(module, "_asked", asked)
-    found = measured(a_file(ollama.row()))
+    short, long = Usage(prompt_tokens=400, completion_tokens=1), Usage(prompt_tokens=400, completion_tokens=101)
+    monkeypatch.setattr(module, "_asked", lambda _, __, most: (short, begins) if most == 1 else (long, ends))
+    found = measured(ollama.row())
     assert (found.prompt_tokens, found.first, found.prompt_rate) == (400, begins, 400 / begins)
     assert found.answer_rate == pytest.approx(rate)
 
@@ -81,57 +76,52 @@ def test_a_round_is_two_calls_of_a_model_that_was_out_of_memory(ollama: Ollama, 
         return {"message": message, "prompt_eval_count": 400, "eval_count": tokens, "done_reason": "length"}
 
     ollama.answer, ollama.shown = answer, 32768
-    config = a_file(ollama.row(extra={"num_thread": 2, "top_k": 1}, keep_alive="10m"), max_tokens=8000)
-    assert measured(config).prompt_tokens == 400
+    row = ollama.row(extra={"num_thread": 2, "top_k": 1}, keep_alive="10m")
+    assert measured(row).prompt_tokens == 400
     assert {1, 96} <= {body["options"]["num_predict"] for body in ollama.bodies()}
     assert len({body["messages"][0]["content"][:40] for body in ollama.bodies()}) == 5
     ollama.answer = lambda _: {}
-    with LLMManager(config=config) as llm:
-        llm.complete(None, "Say hello.", cache="off")
+    with manager({"m": row}, max_tokens=8000) as llm:
+        llm.complete("t", "Say hello.")
     assert ollama.loads == [UNLOADED, {"num_ctx": 10240, "num_thread": 2}]  # as calls load it, and only once
     assert all(body["options"]["top_k"] == 1 and body["shift"] is False for body in ollama.bodies())
 
 
-def test_what_cannot_be_measured_says_so(ollama: Ollama) -> None:
-    """Embedding models, answers with one token, and missing models are errors with the reason."""
-    ollama.answer = lambda _: {"eval_count": 1}
-    for said in ("no answer long enough to time", "embedding model", "testronaut-llm models pull ollama/small:1b"):
-        ollama.has = "pull" not in said
-        ollama.capabilities = ["embedding" if "embedding" in said else "completion"]
-        with pytest.raises(LocalModelError, match=said):
-            measured(a_file(ollama.row()), rounds=1)
+@pytest.mark.parametrize(
+    ("ability", "has", "said"),
+    [
+        ("completion", True, "no answer long enough to time"),
+        ("embedding", True, "embedding model"),
+        ("completion", False, "testronaut-llm models pull ollama/small:1b"),
+    ],
+)
+def test_what_cannot_be_measured_says_so(ollama: Ollama, ability: str, has: bool, said: str) -> None:
+    """Answers with one token, embedding models and missing models are errors with the reason."""
+    ollama.answer, ollama.capabilities, ollama.has = lambda _: {"eval_count": 1}, [ability], has
+    with pytest.raises(LocalModelError, match=said):
+        measured(ollama.row(), rounds=1)
 
 
 def test_the_last_speed_is_kept_of_each_model_and_server(tmp_path: Path) -> None:
-    """A model on two servers has two rows; other processes see them; files of other versions can be read."""
-    history, other = SpeedHistory(tmp_path / "deep" / "speeds.json"), SpeedHistory(tmp_path / "deep" / "speeds.json")
-    assert other.latest(row()) is None
+    """A model on two servers has two rows; other processes see them; unknown fields are ignored."""
+    file = tmp_path / "deep" / "speeds.json"
+    history, other = SpeedHistory(file), SpeedHistory(file)
     here, there = row("ollama/q"), row("ollama/q", api_base="http://127.0.0.1:9")
+    assert other.latest(here) is None
     history.add(here, speed("ollama/q", first=3))
     history.add(there, speed("ollama/q", first=9))
-    assert [getattr(other.latest(one), "first", None) for one in (here, there)] == [3, 9]
-    file = tmp_path / "deep" / "speeds.json"
+    file.write_text(file.read_text().replace('"first"', '"memory": 5, "first"'))
+    assert [other.latest(here), other.latest(there)] == [speed("ollama/q", first=3), speed("ollama/q", first=9)]
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    rows = json.loads(file.read_text())
-    rows["models"]["ollama/q@http://127.0.0.1:9"].append(_as_row(speed("ollama/q", first=7)) | {"memory": 5})
-    file.write_text(json.dumps(rows))
-    assert getattr(other.latest(there), "first", None) == 7
 
 
-def _as_row(one: Speed) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in Speed.__slots__}
-
-
-ZERO = {"models": {"embedded/a": [{**_as_row(speed()), "answer_rate": 0}]}}
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", '{"models": 3}', '{"models": {"embedded/a": [{"model": "x"}]}}', json.dumps(ZERO)]
-)
-def test_a_history_that_cannot_be_read_is_empty_and_started_again(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("change", [("{", ""), (": [", ": [{}, "), ("10.0", "0")], ids=["no JSON", "row", "zero"])
+def test_a_history_that_cannot_be_read_is_empty_and_started_again(tmp_path: Path, change: tuple[str, str]) -> None:
     """It never fails a call, and a new file is started; speeds of zero are ignored."""
-    (tmp_path / "speeds.json").write_text(text)
-    history = SpeedHistory(tmp_path / "speeds.json")
+    file = tmp_path / "speeds.json"
+    history = SpeedHistory(file)
+    history.add(row(), speed())
+    file.write_text(file.read_text().replace(*change))
     assert history.latest(row()) is None
     history.add(row(), speed())
     assert history.latest(row()) == speed()
@@ -141,14 +131,13 @@ def test_a_route_shows_the_seconds_and_prefers_the_faster_of_two_free_models(hom
     """This needs measurements of both; until then the listed order holds."""
     stored(home, tiny_gguf, "fast")
     models = {"slow": {"model": NAME}, "fast": {"model": "embedded/fast"}}
-    config = LLMConfig(models=models, tasks={"default": {"models": ["slow", "fast"]}})  # type: ignore[arg-type]
     history = SpeedHistory()
-    with LLMManager(config=config) as llm:
-        history.add(config.model("slow"), speed(NAME, answer_rate=1.0))
-        first = llm.route(None, "hi there").candidates
+    with manager(models, strategy="cheapest") as llm:
+        history.add(llm.config.model("slow"), speed(NAME, answer_rate=1.0))
+        first = llm.route("t", "hi there").candidates
         assert [one.alias for one in first] == ["slow", "fast"]
-        history.add(config.model("fast"), speed("embedded/fast", answer_rate=100.0))
-        fast, slow = llm.route(None, "hi there").candidates
+        history.add(llm.config.model("fast"), speed("embedded/fast", answer_rate=100.0))
+        fast, slow = llm.route("t", "hi there").candidates
     assert (fast.alias, slow.alias) == ("fast", "slow")
     assert first[1].est_seconds is None
     expected = (fast.est_tokens or 0) / 100 + (fast.est_completion_tokens or 0) / 100
