@@ -7,14 +7,13 @@ import json
 import os
 import struct
 import time
-import tracemalloc
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import tiny_model
-from fixtures_local import TINY, stored
+from fixtures_local import TINY, peak_memory, stored
 from manager_kit import Run
 
 from testronaut_llm.errors import LocalModelError
@@ -230,9 +229,6 @@ def test_a_header_never_takes_more_memory_than_a_few_megabytes(tmp_path: Path, l
     with file.open("wb") as out:
         out.write(header(lie))
         out.truncate(100_000_000)
-    tracemalloc.start()
-    with contextlib.suppress(LocalModelError):
+    with peak_memory() as peak, contextlib.suppress(LocalModelError):
         read_header(file)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 4_000_000
+    assert peak[0] < 4_000_000

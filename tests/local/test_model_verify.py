@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from fixtures_local import TINY
+from manager_kit import Run, config
 from ollama_kit import Ollama
 
 from testronaut_llm import LLMManager
-from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.local.verify import alone, verify
 
+EMBEDDED = f"embedded/{TINY}"
 CHECKS = ("digest", "chat template", "loads", "answers", "stops", "obeys a schema", "reads the whole prompt",
           "repeats itself", "embeds")  # fmt: skip
 
 
-def a_file(row: dict[str, Any]) -> LLMConfig:
-    return LLMConfig(models={"mine": row}, tasks={"default": {"models": ["mine"], "system": "never sent"}})  # type: ignore[dict-item]
-
-
 def found(row: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """Returns the result of each check."""
-    with LLMManager(config=alone(a_file(row), "mine")) as llm:
+    with LLMManager(config=alone(config({"mine": row}, system="never sent"), "mine")) as llm:
         return {one.check: (one.outcome, one.why) for one in verify(llm)}
 
 
@@ -44,40 +40,40 @@ def good(body: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_sound_embedded_model_passes(home: ModelStore) -> None:
     """The tiny model, served by llama.cpp, passes all checks of a model that makes text."""
-    findings = found({"model": f"embedded/{TINY}"})
+    findings = found({"model": EMBEDDED})
     assert tuple(findings) == CHECKS
     assert outcomes(findings) == {"embeds": "skipped"}
     assert "the server counts" in findings["reads the whole prompt"][1]
 
 
-def test_other_bytes_than_were_stored_are_found(home: ModelStore) -> None:
-    """With a flipped bit in the last tensor it still loads and answers; only the digest differs."""
-    path = home.path(TINY)
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    outcome, why = found({"model": f"embedded/{TINY}"})["digest"]
-    assert outcome == "fail"
-    assert f"testronaut-llm models remove embedded/{TINY} && testronaut-llm models pull" in why
-
-
-def test_a_file_without_a_chat_template_is_reported(home: ModelStore, tiny_gguf: Path) -> None:
-    """It is reported, since llama.cpp then uses a default template."""
-    home.path(TINY).write_bytes(tiny_gguf.read_bytes().replace(b"tokenizer.chat_template", b"tokenizer.chat_templata"))
-    outcome, why = found({"model": f"embedded/{TINY}"})["chat template"]
-    assert outcome == "fail"
-    assert "llama.cpp guesses one" in why
+@pytest.mark.parametrize(
+    ("old", "new", "failing", "said"),
+    [
+        (b"\0" * 8, b"\0" * 7 + b"\1", ["digest"], f"models remove {EMBEDDED} && testronaut-llm models pull"),
+        (b"tokenizer.chat_template", b"tokenizer.chat_templata", ["digest", "chat template"], "llama.cpp guesses one"),
+    ],
+    ids=["a flipped bit", "no chat template"],
+)
+def test_a_changed_file_that_still_answers_is_found(
+    home: ModelStore, old: bytes, new: bytes, failing: list[str], said: str
+) -> None:
+    """Only the digest shows a flipped bit. Without a template llama.cpp uses a default one."""
+    head, _, rest = home.path(TINY).read_bytes().rpartition(old)
+    home.path(TINY).write_bytes(head + new + rest)
+    findings = found({"model": EMBEDDED})
+    assert [check for check, outcome in outcomes(findings).items() if outcome == "fail"] == failing
+    assert said in findings[failing[-1]][1]
 
 
 def test_what_does_not_load_is_not_asked(home: ModelStore) -> None:
     """For a cut or missing file no text check is made, and each check gives the reason."""
     home.path(TINY).write_bytes(home.path(TINY).read_bytes()[:100_000])
-    findings = found({"model": f"embedded/{TINY}"})
+    findings = found({"model": EMBEDDED})
     assert findings["loads"][0] == findings["digest"][0] == "fail"
     assert {findings[check] for check in CHECKS[3:]} == {("skipped", "it does not load")}
     home.remove(TINY)
-    findings = found({"model": f"embedded/{TINY}"})
-    assert f"testronaut-llm models pull embedded/{TINY}" in findings["digest"][1]
+    findings = found({"model": EMBEDDED})
+    assert f"testronaut-llm models pull {EMBEDDED}" in findings["digest"][1]
     assert findings["loads"][0] == "fail"
 
 
@@ -125,23 +121,17 @@ def test_each_fault_of_a_model_is_found_by_its_check(ollama: Ollama, fault: str,
     assert all(said in findings[check][1] for check in failing)
 
 
-@pytest.mark.parametrize("template", ["", "{{ .Prompt }}", "{{.Prompt}}\n"])
-def test_an_ollama_model_without_a_template_is_reported(ollama: Ollama, template: str) -> None:
-    """P40: it would answer nonsense."""
-    ollama.answer, ollama.template = good, template
-    outcome, why = found(ollama.row())["chat template"]
-    assert outcome == "fail"
-    assert "testronaut-llm models pull ollama/hf.co/" in why
-
-
-def test_a_pinned_digest_that_is_another_is_found(ollama: Ollama) -> None:
-    """The `digest:` of the row is compared."""
-    ollama.answer = good
-    assert found(ollama.row(digest="0123456789"))["digest"] == (
-        "fail",
-        f"it has {ollama.digest[:12]}, and llm.yaml pins 0123456789; correct `digest:`, or pull it again",
-    )
-    assert found(ollama.row(digest=ollama.digest))["digest"][0] == "pass"
+def test_a_missing_template_and_another_digest_are_found(ollama: Ollama) -> None:
+    """P40: without a template a model answers nonsense. The `digest:` of the row is compared."""
+    ollama.answer, ollama.template = good, "{{.Prompt}}\n"
+    findings = found(ollama.row(digest="0123456789"))
+    assert findings["chat template"][0] == findings["digest"][0] == "fail"
+    assert "testronaut-llm models pull ollama/hf.co/" in findings["chat template"][1]
+    pinned = f"it has {ollama.digest[:12]}, and llm.yaml pins 0123456789; correct `digest:`, or pull it again"
+    assert findings["digest"][1] == pinned
+    ollama.template = ""
+    findings = found(ollama.row(digest=ollama.digest))
+    assert (findings["chat template"][0], findings["digest"][0]) == ("fail", "pass")
 
 
 @pytest.mark.parametrize("tagged", [None, ["embedding"], ["completion"]])
@@ -157,19 +147,13 @@ def test_a_sound_embedding_model_of_ollama_passes(ollama: Ollama, tagged: list[s
 def test_a_model_of_the_cloud_is_not_verified() -> None:
     """It has no local file to check."""
     with pytest.raises(ConfigError, match="expected a model that runs here"):
-        alone(a_file({"model": "openai/gpt-4o-mini"}), "mine")
+        alone(config({"mine": {"model": "openai/gpt-4o-mini"}}), "mine")
 
 
-@pytest.mark.parametrize("as_json", [False, True])
-def test_the_command_prints_a_line_a_check_and_fails_with_one(
-    home: ModelStore, command: Callable[..., int], capsys: pytest.CaptureFixture[str], as_json: bool
-) -> None:
+def test_the_command_prints_a_line_a_check_and_fails_with_one(home: ModelStore, run: Run) -> None:
     """The exit code is 1 if a check fails, else 0."""
-    arguments = ["models", "verify", f"embedded/{TINY}", *(["--json"] if as_json else [])]
-    assert command(*arguments) == 0
-    out = capsys.readouterr().out
-    assert len(json.loads(out) if as_json else out.splitlines()) == len(CHECKS)
+    code, out, _ = run("models", "verify", EMBEDDED, "--json")
+    assert (code, [one["check"] for one in json.loads(out)]) == (0, [*CHECKS])
     home.path(TINY).write_bytes(b"GGUF")
-    assert command(*arguments) == 1
-    out = capsys.readouterr().out
-    assert {one["outcome"] for one in json.loads(out)} == {"fail", "skipped"} if as_json else "FAIL     digest" in out
+    code, out, _ = run("models", "verify", EMBEDDED)
+    assert (code, len(out.splitlines()), "FAIL     digest" in out) == (1, len(CHECKS), True)

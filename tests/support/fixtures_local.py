@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tracemalloc
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,3 +124,15 @@ def chat(endpoint: Endpoint, text: str, **body: Any) -> dict[str, Any]:
     """Returns one chat completion at temperature 0."""
     messages = [{"role": "user", "content": text}]
     return post(endpoint, "/chat/completions", {"messages": messages, "temperature": 0, "max_tokens": 400} | body)
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """Yields a list that holds, after the block, the most bytes that Python took in it."""
+    peak: list[int] = []
+    tracemalloc.start()
+    try:
+        yield peak
+    finally:
+        peak.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
