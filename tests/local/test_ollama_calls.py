@@ -8,7 +8,6 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -116,33 +115,25 @@ async def test_what_was_pulled_is_looked_at_before_a_prompt_is_sent(
     assert "/api/chat" not in ollama.paths
 
 
-@pytest.fixture
-def file(ollama: Ollama, tmp_path: Path) -> Callable[[Any], str]:
-    """Returns the path of an `llm.yaml` with the given `auto_pull`, whose model is not pulled."""
-
-    def write(auto_pull: Any) -> str:
-        ollama.has = False
-        models = {"m": ollama.row(auto_pull=auto_pull)}
-        (tmp_path / "llm.yaml").write_text(json.dumps({"models": models, "tasks": {"t": {"models": "m"}}}))
-        return str(tmp_path / "llm.yaml")
-
-    return write
+def a_file(folder: Path, ollama: Ollama, auto_pull: Any) -> str:
+    """Returns the path of an `llm.yaml` whose model is not pulled."""
+    ollama.has, file = False, folder / "llm.yaml"
+    file.write_text(json.dumps({"models": {"m": ollama.row(auto_pull=auto_pull)}, "tasks": {"t": {"models": "m"}}}))
+    return str(file)
 
 
-def test_a_pull_by_run_shows_its_progress(run: Run, file: Callable[[Any], str]) -> None:
+def test_a_pull_by_run_shows_its_progress(run: Run, ollama: Ollama, tmp_path: Path) -> None:
     """Messages go to stderr; stdout has the answer only."""
-    code, out, err = run("run", "t", "Say hello.", "--config", file(True))
+    code, out, err = run("run", "t", "Say hello.", "--config", a_file(tmp_path, ollama, auto_pull=True))
     assert (code, out, "pulling" in err) == (0, "Hello.\n", True)
 
 
 @pytest.mark.parametrize(("says", "pulls", "code"), [("y", 1, 0), ("n", 0, 2)])
-def test_a_person_at_a_terminal_is_asked(
-    ollama: Ollama, file: Callable[[Any], str], says: str, pulls: int, code: int
-) -> None:
+def test_a_person_at_a_terminal_is_asked(ollama: Ollama, tmp_path: Path, says: str, pulls: int, code: int) -> None:
     """With `auto_pull: ask`, `run` asks before it pulls."""
     outer, inner = pty.openpty()
     os.write(outer, f"{says}\n".encode())
-    command = [sys.executable, "-c", MAIN, "run", "t", "Say hello.", "--config", file("ask")]
+    command = [sys.executable, "-c", MAIN, "run", "t", "Say hello.", "--config", a_file(tmp_path, ollama, "ask")]
     process = subprocess.Popen(command, stdin=inner, stderr=inner, stdout=subprocess.PIPE, text=True)
     os.close(inner)
     with suppress(OSError):  # the end of a terminal, on Linux
@@ -169,12 +160,7 @@ async def test_calls_with_other_caps_do_not_load_a_model_again(ollama: Ollama) -
 
 @pytest.mark.parametrize(
     ("loaded", "caps", "sent"),
-    [
-        (None, (24, 12000, 24), [4096, 12288, 12288]),
-        (16384, (2048, 2048), [16384, 16384]),
-        (4608, (2048, 2048), [4608, 4608]),
-        (2048, (2048, 2048), [4096, 4096]),
-    ],
+    [(None, (24, 12000, 24), [4096, 12288, 12288]), (4608, (2048,), [4608]), (2048, (2048,), [4096])],
 )
 async def test_a_context_grows_and_never_shrinks(
     ollama: Ollama, loaded: int | None, caps: tuple[int, ...], sent: list[int]
@@ -210,9 +196,8 @@ async def test_a_model_that_cannot_think_is_not_asked_to(ollama: Ollama, mode: s
     ollama.tagged = ["completion"] if listed else None
     async with manager({"m": ollama.row(reasoning="low")}) as llm:
         answer = await ask(llm, mode, "Say hello.")
-        assert llm.route("t", "hi").candidates[0].dropped_params == ("reasoning",)
-        assert llm.dropped_params("m") == ("reasoning",)
-    assert answer.attempts[0].dropped_params == ("reasoning",)
+        said = [answer.attempts[0].dropped_params, llm.route("t", "hi").candidates[0].dropped_params]
+        assert [*said, llm.dropped_params("m")] == [("reasoning",)] * 3
     assert [body.get("think") for body in ollama.bodies()] == [None]
 
 
@@ -233,8 +218,7 @@ async def test_a_model_that_thinks_gets_the_amount_to_think(ollama: Ollama, leve
     ollama.tagged = ollama.capabilities = ["completion", "thinking"]
     async with manager({"m": ollama.row(reasoning=level)}) as llm:
         answer = await ask(llm, "complete", "Say hello.")
-        assert llm.dropped_params("m") == ()
-    assert answer.attempts[0].dropped_params == ()
+        assert answer.attempts[0].dropped_params == llm.dropped_params("m") == ()
     assert [body.get("think") for body in ollama.bodies()] == [sent]
 
 
@@ -326,17 +310,14 @@ async def test_a_server_that_ends_between_two_calls_is_named_with_the_command() 
                     await ask(llm, mode, "Say hello.")
 
 
-def test_models_of_the_server_are_listed_and_removed(
-    ollama: Ollama, command: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_models_of_the_server_are_listed_and_removed(ollama: Ollama, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The list has digest, size, context and expiry of loaded models; a second removal is an error."""
     monkeypatch.setenv("OLLAMA_HOST", ollama.url)
     ollama.listed = 8192
-    assert command("models", "list") == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("ollama/"))
+    line = next(line for line in run("models", "list")[1].splitlines() if line.startswith("ollama/"))
     assert line == f"ollama/small:1b\t1\tloaded until 2026-11-23T05:14\t\t{ollama.digest[:12]}, 8,192 tokens"
-    assert command("models", "list", "--json") == 0
-    listed = json.loads(capsys.readouterr().out)
+    listed = json.loads(run("models", "list", "--json")[1])
     assert (listed["ollama"][0]["digest"], listed["loaded"][0]["name"]) == (ollama.digest, "small:1b")
-    assert [command("models", "remove", "ollama/small:1b") for _ in range(2)] == [0, 1]
-    assert "Ollama has no model 'small:1b'" in capsys.readouterr().err
+    assert run("models", "remove", "ollama/small:1b")[0] == 0
+    code, _, err = run("models", "remove", "ollama/small:1b")
+    assert (code, "Ollama has no model 'small:1b'" in err) == (1, True)

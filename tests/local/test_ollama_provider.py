@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +49,6 @@ def tags(httpserver: HTTPServer, *rows: Any) -> None:
 
 
 # As recorded
-
-
-@pytest.mark.llm_cassette("ollama/version")
-def test_version(recorded: OllamaServer) -> None:
-    """The version is the one that the server reports."""
-    assert recorded.version() == "0.0.0"
 
 
 @pytest.mark.llm_cassette("ollama/tags")
@@ -107,23 +100,23 @@ def test_loaded_models(recorded: OllamaServer, context: int | None, names: list[
     assert all(model.context_length == context and model.size > 100_000_000 for model in loaded)
 
 
+KEEP = {"keep_alive": "10m", "options": {"num_ctx": 2048}}
+
+
 @pytest.mark.parametrize(
-    ("method", "name", "fields"),
+    ("method", "arguments", "result"),
     [
-        recording("delete", "remove", "smollm2-copy:135m", {}),
-        recording("unload-generate", "load", "smollm2:135m", {"keep_alive": 0}, ignored=("stream",)),
-        recording(
-            "load-keep-alive",
-            *("load", "smollm2:135m", {"keep_alive": "10m", "options": {"num_ctx": 2048}}),
-            ignored=("stream",),
-        ),
+        recording("version", "version", {}, "0.0.0"),
+        recording("delete", "remove", {"name": "smollm2-copy:135m"}, None),
+        recording("load-keep-alive", "load", {"name": "smollm2:135m", **KEEP}, None, ignored=("stream",)),
+        recording("unload-generate", "load", {"name": "smollm2:135m", "keep_alive": 0}, None, ignored=("stream",)),
     ],
 )
 def test_a_load_an_unload_and_a_removal_are_one_request(
-    recorded: OllamaServer, method: str, name: str, fields: dict[str, Any]
+    recorded: OllamaServer, method: str, arguments: dict[str, Any], result: str | None
 ) -> None:
-    """A load sends context and keep-alive; an unload sends a keep-alive of 0."""
-    getattr(recorded, method)(name, **fields)
+    """A load sends context and keep-alive; an unload sends a keep-alive of 0. The version is the server's."""
+    assert getattr(recorded, method)(**arguments) == result
 
 
 @pytest.mark.parametrize(
@@ -170,20 +163,16 @@ def test_a_name_is_read_as_ollama_reads_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "said"),
-    [
-        ("<html>proxy</html>", 200, "like Ollama (status 200); check api_base"),
-        ('["a", "list"]', 200, "like Ollama (status 200)"),
-        ('{"error": "not here"}', 500, "(status 500: not here)"),
-    ],
+    ("body", "status", "said"), [("<html>proxy</html>", 200, ""), ("[]", 200, ""), ('{"error": "no"}', 500, ": no")]
 )
 def test_another_kind_of_server_is_an_error(
     httpserver: HTTPServer, url: str, body: str, status: int, said: str
 ) -> None:
     """The error has the status and the words of a server that is not Ollama."""
     httpserver.expect_request("/api/version").respond_with_data(body, status)
-    with OllamaServer(url) as server, pytest.raises(LocalModelError, match=re.escape(said)) as caught:
+    with OllamaServer(url) as server, pytest.raises(LocalModelError) as caught:
         server.version()
+    assert f"does not answer /api/version like Ollama (status {status}{said}); check api_base" in str(caught.value)
     assert caught.value.status == status
 
 
@@ -211,19 +200,17 @@ def test_only_our_key_is_sent(
 ) -> None:
     """The given key is sent, or none, and never one of the environment; errors do not show it."""
     monkeypatch.setenv("OLLAMA_API_KEY", "from-the-environment")
-    tags(httpserver)
 
     def refuse(request: Request) -> Response:
         return Response(f'{{"error": "not {request.headers.get("authorization")}"}}', 403)
 
     httpserver.expect_request("/api/delete").respond_with_handler(refuse)
-    with OllamaServer(url, key=SecretStr(key) if key else None) as server:
-        server.models()
-        with pytest.raises(LocalModelError, match="refused 'qwen3': not") as caught:
-            server.remove("qwen3")
+    server = OllamaServer(url, key=SecretStr(key) if key else None)
+    with server, pytest.raises(LocalModelError, match="refused 'qwen3': not") as caught:
+        server.remove("qwen3")
     assert "our-key" not in str(caught.value)
-    sent = [request.headers.get("authorization") for request, _ in httpserver.log]
-    assert sent == [f"Bearer {key}" if key else None] * 2
+    ((request, _),) = httpserver.log
+    assert request.headers.get("authorization") == (f"Bearer {key}" if key else None)
 
 
 def test_what_a_server_says_is_bounded(httpserver: HTTPServer, url: str) -> None:

@@ -7,7 +7,7 @@ import json
 import shutil
 import tracemalloc
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,21 +68,6 @@ def empty(tmp_path: Path) -> ModelStore:
 def home(tiny_gguf: Path) -> ModelStore:
     """The user's own store, with the tiny model."""
     return stored(ModelStore(), tiny_gguf)
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs the command line in this process; returns its exit code."""
-
-    def run(*arguments: str) -> int:
-        from testronaut_llm.cli import main
-
-        monkeypatch.setattr("sys.argv", ["testronaut-llm", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0)
-
-    return run
 
 
 @pytest.fixture(scope="session")
