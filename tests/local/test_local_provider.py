@@ -35,10 +35,10 @@ from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.providers.row import Missing, Present
 from testronaut_llm.support.install import install
 
-posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and forks")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc and PR_SET_PDEATHSIG")
 
 MODEL = LocalModel()
+Script = Callable[[str], subprocess.Popen[str]]
 HELLO = "Say hello."
 
 
@@ -79,7 +79,7 @@ def start():
 
 
 @pytest.fixture
-def script(store: ModelStore) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+def script(store: ModelStore) -> Iterator[Script]:
     """Starts another Python process that runs SCRIPT and then some lines."""
     started: list[subprocess.Popen[str]] = []
 
@@ -184,7 +184,6 @@ def test_the_child_knows_no_secret_and_shows_none(runner: EmbeddedRunner, monkey
     assert (folder / "oom_score_adj").read_text().strip() == "1000"
 
 
-@posix_only
 def test_a_ctrl_c_in_the_terminal_is_for_the_parent(runner: EmbeddedRunner) -> None:
     """The child has its own process group, and ignores interrupts."""
     runner.endpoint(MODEL)
@@ -243,7 +242,7 @@ def test_keep_alive_is_read_as_ollama_does() -> None:
     assert {value: local_provider._idle_seconds(value, 300) for value in read} == read
 
 
-@pytest.mark.parametrize("hangs", [False, pytest.param(True, marks=posix_only)])
+@pytest.mark.parametrize("hangs", [False, True])
 def test_close_ends_everything_and_the_runner_still_works(runner: EmbeddedRunner, hangs: bool) -> None:
     """Closing does not wait for a process that hangs, and the runner can be used again."""
     runner.endpoint(MODEL)
@@ -266,9 +265,8 @@ def test_a_runner_that_is_forgotten_takes_its_servers_with_it(store: ModelStore)
     assert not alive(pid)
 
 
-@posix_only
 @pytest.mark.parametrize("death", ["normal", "SIGTERM", "SIGKILL"])
-def test_however_the_parent_dies_there_is_no_orphan(script: Callable[[str], subprocess.Popen[str]], death: str) -> None:
+def test_however_the_parent_dies_there_is_no_orphan(script: Script, death: str) -> None:
     """The server ends with its parent, and nothing is printed."""
     parent = script(f"print(start()[1], flush=True)\n{'' if death == 'normal' else 'time.sleep(600)'}")
     (pid,) = numbers(parent)
@@ -280,7 +278,7 @@ def test_however_the_parent_dies_there_is_no_orphan(script: Callable[[str], subp
 
 
 @linux_only
-def test_a_child_that_cannot_look_ends_with_its_parent_too(script: Callable[[str], subprocess.Popen[str]]) -> None:
+def test_a_child_that_cannot_look_ends_with_its_parent_too(script: Script) -> None:
     """While llama.cpp loads, no Python runs in the child, and the kernel ends it. Here the child is stopped instead."""
     parent = script("print(start()[1], flush=True); time.sleep(600)")
     (pid,) = numbers(parent)
@@ -289,8 +287,7 @@ def test_a_child_that_cannot_look_ends_with_its_parent_too(script: Callable[[str
     assert eventually(lambda: not alive(pid))
 
 
-@posix_only
-def test_a_forked_child_has_servers_of_its_own(script: Callable[[str], subprocess.Popen[str]]) -> None:
+def test_a_forked_child_has_servers_of_its_own(script: Script) -> None:
     """After a fork both processes work, and the end of one does not end the other's server."""
     body = """
 endpoint, pid = start()
@@ -308,8 +305,7 @@ print("status", status)
     assert script(body).communicate(timeout=60) == ("status 0\n", "")
 
 
-@posix_only
-def test_a_fork_that_lives_on_does_not_keep_the_server(script: Callable[[str], subprocess.Popen[str]]) -> None:
+def test_a_fork_that_lives_on_does_not_keep_the_server(script: Script) -> None:
     """If the parent is killed, its server ends, even if a fork of it still runs."""
     parent = script("""
 _, pid = start()
@@ -330,7 +326,6 @@ time.sleep(600)
 # What goes wrong
 
 
-@posix_only
 def test_a_killed_server_is_explained_and_the_next_call_starts_it_again(runner: EmbeddedRunner) -> None:
     """After an out-of-memory kill, the caller gets an error with the reason, and the next call works."""
     endpoint = runner.endpoint(MODEL)
@@ -356,27 +351,35 @@ def test_another_file_than_expected_is_not_started(runner: EmbeddedRunner, store
         runner.endpoint(MODEL)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [(b"llama", b"lxama", "unknown model architecture"), (bytes(1000), b"", "not within the file bounds")],
+)
 def test_a_file_that_llama_cpp_refuses_is_reported_in_its_words(
-    runner: EmbeddedRunner, store: ModelStore, tmp_path: Path
+    runner: EmbeddedRunner, store: ModelStore, tmp_path: Path, old: bytes, new: bytes, said: str
 ) -> None:
     """The message holds llama.cpp's reason: an unknown architecture, or truncated weights."""
-    whole = store.path(TINY).read_bytes()
-    for name, data, said in (
-        ("other", whole.replace(b"llama", b"lxama"), "unknown model architecture"),
-        ("short", whole[:-1000], "not within the file bounds"),
-    ):
-        file = tmp_path / f"{name}.gguf"
-        file.write_bytes(data)
-        stored(store, file, name)
-        with pytest.raises(LocalModelError, match=rf"could not be started: its process ended with status 1.*{said}"):
-            runner.endpoint(LocalModel(name=name))
+    (file := tmp_path / "x.gguf").write_bytes(store.path(TINY).read_bytes().replace(old, new))
+    stored(store, file)
+    with pytest.raises(LocalModelError, match=rf"could not be started: its process ended with status 1.*{said}"):
+        runner.endpoint(MODEL)
 
 
-def test_a_load_that_takes_too_long_is_given_up(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that is not ready in time is ended."""
-    monkeypatch.setattr(local_provider, "START_SECONDS", 0.0)
+@pytest.mark.parametrize(
+    ("owner", "name", "value", "said"),
+    [
+        (local_provider, "START_SECONDS", 0.0, "it was not ready after 0 s"),
+        (sys, "executable", "/nowhere/python", ".*No such file or directory"),
+    ],
+)
+def test_a_server_that_does_not_start_is_given_up(
+    runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, value: object, said: str
+) -> None:
+    """A process that is not ready in time is ended; one that cannot be made has the words of the system."""
+    assert isinstance(embedded_missing(MODEL, store=runner._store), Present)
+    monkeypatch.setattr(owner, name, value)
     before = set(psutil.Process().children())
-    with pytest.raises(LocalModelError, match="not ready after 0 s"):
+    with pytest.raises(LocalModelError, match=f"could not be started: {said}"):
         runner.endpoint(MODEL)
     assert eventually(lambda: set(psutil.Process().children()) <= before)
 
@@ -391,14 +394,6 @@ def test_close_ends_a_load(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPat
         runner.close()
         with pytest.raises(LocalModelError, match="could not be started"):
             loading.result(timeout=20)
-
-
-def test_a_process_that_cannot_be_started_is_an_error(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message quotes the system."""
-    assert isinstance(embedded_missing(MODEL, store=runner._store), Present)
-    monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with pytest.raises(LocalModelError, match=r"could not be started: .*No such file or directory"):
-        runner.endpoint(MODEL)
 
 
 def test_no_memory_is_said_before_the_load(

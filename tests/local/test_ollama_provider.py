@@ -185,15 +185,6 @@ def test_a_proxy_never_sees_loopback(httpserver: HTTPServer, url: str, monkeypat
         assert server.pulled("qwen3")
 
 
-def test_a_redirect_is_not_followed(httpserver: HTTPServer, url: str) -> None:
-    """A redirect by the server is an error."""
-    httpserver.expect_request("/api/tags").respond_with_response(Response("", 307, {"location": "/elsewhere"}))
-    httpserver.expect_request("/elsewhere").respond_with_json({"models": [ROW]})
-    with OllamaServer(url) as server, pytest.raises(LocalModelError, match="status 307"):
-        server.models()
-    assert [request.path for request, _ in httpserver.log] == ["/api/tags"]
-
-
 @pytest.mark.parametrize("key", [None, "our-key"])
 def test_only_our_key_is_sent(
     httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch, key: str | None
