@@ -8,6 +8,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -222,35 +223,33 @@ async def test_a_model_that_thinks_gets_the_amount_to_think(ollama: Ollama, leve
     assert [body.get("think") for body in ollama.bodies()] == [sent]
 
 
-THOUGHTS = {"message": {"role": "assistant", "content": "", "thinking": "Hm."}, "done_reason": "length"}
+def cut(**message: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Returns an answer that its cap has cut."""
+    said = {"message": {"role": "assistant", "content": "", **message}, "done_reason": "length"}
+    return lambda body: {**said, "eval_count": body["options"]["num_predict"]}
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("lenient", [True, False])
 async def test_a_cap_that_went_into_thinking_is_said_first(ollama: Ollama, mode: str, lenient: bool) -> None:
     """The message has the number of tokens and the settings that help and are not set yet."""
-    ollama.answer = lambda body: {**THOUGHTS, "eval_count": body["options"]["num_predict"]}
+    ollama.answer = cut(thinking="Hm.")
     async with manager({"m": ollama.row()}, max_tokens=32, allow_truncated=lenient) as llm:
         with pytest.raises(OutputTruncatedError) as caught:
             await ask(llm, mode, "Say hello.")
     wanted = "all 64 tokens went into reasoning; set `reasoning: off` for the model, or raise `max_tokens`"
-    assert wanted in str(caught.value)
-    assert "allow_truncated" not in str(caught.value)
+    assert (wanted in str(caught.value), "allow_truncated" in str(caught.value)) == (True, False)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("text", ["12", '{"a": 1'])
 async def test_a_cut_answer_is_never_parsed_as_a_whole_one(ollama: Ollama, mode: str, text: str) -> None:
     """A cut answer is an error, even if it is valid JSON and `allow_truncated` is set; it is not repaired."""
-    message = {"role": "assistant", "content": text}
-    ollama.answer = lambda body: {
-        "message": message, "done_reason": "length", "eval_count": body["options"]["num_predict"],
-    }  # fmt: skip
+    ollama.answer = cut(content=text)
     async with manager({"m": ollama.row()}, max_tokens=32, allow_truncated=True) as llm:
         with pytest.raises(OutputTruncatedError, match="cut at max_tokens") as caught:
             await ask(llm, mode, "How many?", schema={})
-    assert caught.value.text == text
-    assert "allow_truncated" not in str(caught.value)
+    assert (caught.value.text, "allow_truncated" in str(caught.value)) == (text, False)
     assert all(len(body["messages"]) == 1 for body in ollama.bodies())
 
 

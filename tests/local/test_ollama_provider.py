@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import math
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +228,7 @@ def test_fields_of_another_type_are_left_out(httpserver: HTTPServer, url: str) -
 def test_a_pulled_model_is_ready(httpserver: HTTPServer, url: str) -> None:
     """A GET finds it with `:latest` implied and in any case; another GET finds how it is loaded."""
     tags(httpserver, ROW)
-    assert readiness(a_model("Qwen3")).ready
+    assert readiness(a_model("Qwen3", digest=f"sha256:{DIGEST[:12]}")).ready
     assert [request.path for request, _ in httpserver.log] == ["/api/tags", "/api/ps"]
 
 
@@ -246,32 +245,31 @@ def test_a_model_that_is_not_pulled_names_the_closest_one_and_the_command(httpse
     assert not readiness(a_model("qwen3:8b", auto_pull="ask")).ready
 
 
-def test_a_model_that_cannot_fit_into_memory_is_not_ready(
-    httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its size is compared with this machine, if its server is local."""
-    monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: 8.0 * 2**30)
-    tags(httpserver, ROW | {"size": 40 * 2**30})
-    found = readiness(a_model())
-    assert found.missing == "'qwen3' needs at least 40,960 MiB of memory, and this machine has 8,192 MiB"
-    assert found.fix.startswith("name a smaller model")
-    assert readiness(a_model(local=False)).ready
-    monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: math.inf)
-    assert readiness(a_model()).ready
+GIB = 2**30
 
 
-def test_a_pinned_digest_is_kept(httpserver: HTTPServer, url: str) -> None:
-    """If a tag has moved to another digest, the model is not ready. A prefix of the digest is enough."""
-    tags(httpserver, ROW)
-    assert all(readiness(a_model(digest=pinned)).ready for pinned in (DIGEST, f"sha256:{DIGEST[:12]}"))
-    moved = f"'qwen3' has digest {DIGEST[:12]}, and llm.yaml pins abcdef"
-    assert readiness(a_model(digest="abcdef")).missing == moved
-
-
-def test_a_model_that_another_host_answers_for_is_not_local(httpserver: HTTPServer, url: str) -> None:
-    """The server's own data shows a cloud model under any name, before a prompt is sent."""
-    tags(httpserver, {**ROW, "remote_host": "https://ollama.com:443", "remote_model": "gpt-oss:120b"})
-    found = readiness(a_model())
-    assert "sends its prompts to https://ollama.com:443" in found.missing
-    assert "`local: false`" in found.fix
+@pytest.mark.parametrize(
+    ("listed", "digest", "missing", "fix"),
+    [
+        ({}, "abcdef", f"'qwen3' has digest {DIGEST[:12]}, and llm.yaml pins abcdef", "or correct `digest:`"),
+        ({"size": 40 * GIB}, None, "40,960 MiB of memory, and this machine has 8,192 MiB", "name a smaller model"),
+        (
+            {"remote_host": "https://ollama.com:443"},
+            None,
+            "sends its prompts to https://ollama.com:443",
+            "local: false",
+        ),
+    ],
+    ids=["its tag has moved", "too large", "of the cloud"],
+)
+def test_a_pulled_model_that_may_not_be_used_is_not_ready(
+    httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch, listed: dict[str, Any], digest: str | None,
+    missing: str, fix: str,
+) -> None:  # fmt: skip
+    """It is not the pinned one, or too large, or run by another host, which `local: false` allows."""
+    monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: 8.0 * GIB)
+    tags(httpserver, ROW | listed)
+    found = readiness(a_model(digest=digest))
+    assert missing in found.missing
+    assert fix in found.fix
     assert readiness(a_model(local=False)).ready
