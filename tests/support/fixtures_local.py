@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tracemalloc
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -107,3 +108,15 @@ def chat(endpoint: Endpoint, text: str, **body: Any) -> dict[str, Any]:
     """Returns one chat completion at temperature 0."""
     messages = [{"role": "user", "content": text}]
     return post(endpoint, "/chat/completions", {"messages": messages, "temperature": 0, "max_tokens": 400} | body)
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """Yields a list that holds, after the block, the most bytes that Python took in it."""
+    peak: list[int] = []
+    tracemalloc.start()
+    try:
+        yield peak
+    finally:
+        peak.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
