@@ -240,11 +240,11 @@ def test_any_function_of_an_answer_can_be_accept() -> None:
 def test_a_function_with_other_arguments_is_refused(accept: Any) -> None:
     """The error names the option and the arguments that it is called with; nothing is sent."""
     llm = FakeLLM(tasks=("t",))
-    with pytest.raises(InvalidRequestError, match="^accept is .*expected a function of one argument, the Answer"):
+    with pytest.raises(InvalidRequestError, match=r"^accept is .*expected a function of one argument, the Answer"):
         llm.complete("t", "hi", accept=accept)
-    with pytest.raises(InvalidRequestError, match="^on_progress is .*expected a function of three arguments: done,"):
+    with pytest.raises(InvalidRequestError, match=r"^on_progress is .*expected a function of three arguments: done,"):
         llm.batch("t", ["hi"], on_progress=accept)
-    with pytest.raises(InvalidRequestError, match="^on_answer is .*expected a function of two arguments"):
+    with pytest.raises(InvalidRequestError, match=r"^on_answer is .*expected a function of two arguments"):
         llm.answer_each("t", ["hi"], accept)
     assert llm.calls == []
 
