@@ -17,8 +17,6 @@ from manager_kit import build_call, looked_up, manager
 from testronaut_llm import CallOptions, EmbedOptions, LLMManager, Message
 from testronaut_llm.config.model_config import TaskConfig
 from testronaut_llm.errors import InvalidRequestError, UnknownTaskError
-from testronaut_llm.options import takes
-from testronaut_llm.prompts import texts_of
 from testronaut_llm.testing.fake import FakeLLM
 
 TASK = TaskConfig(name="t", models=("openai/x",), max_tokens=77, temperature=0.5, stop=("END",), seed=3,
@@ -69,13 +67,11 @@ async def called(llm: LLMManager, name: str, **options: Any) -> None:
 @pytest.mark.parametrize("name", [*LISTED, *EMBED])
 def test_a_signature_lists_every_option(name: str) -> None:
     """`help()` and `inspect.signature` list every option with its type and default."""
-    options = EmbedOptions if name in EMBED else CallOptions
+    options = EmbedOptions.__annotations__ if name in EMBED else {**CallOptions.__annotations__, "schema": None}
     parameters = inspect.signature(getattr(FakeLLM(), name)).parameters
-    wanted = [*options.__annotations__, *(() if name in EMBED else ("schema",))]
-    assert all(parameters[one].kind is inspect.Parameter.KEYWORD_ONLY for one in wanted)
+    assert all(parameters[one].kind is inspect.Parameter.KEYWORD_ONLY for one in options)
     assert str(parameters["max_cost"].annotation) == "decimal.Decimal | float | str | None"
-    assert {parameters[one].default for one in wanted} == ({None} if name in EMBED else {None, 0})
-    assert "self" not in parameters
+    assert {parameters[one].default for one in options} == ({None} if name in EMBED else {None, 0})
     assert not [one for one in parameters.values() if one.kind is inspect.Parameter.VAR_KEYWORD]
     assert "max_cost" in pydoc.render_doc(getattr(LLMManager, name))
 
@@ -90,12 +86,13 @@ async def test_an_unknown_option_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["stream", "astream"])
-@pytest.mark.parametrize(("task", "options"), [("t", {"max_costs": 1}), ("t", {"max_tokens": 0}), ("tt", {})])
-async def test_a_stream_checks_its_arguments_at_the_call(name: str, task: str, options: dict[str, Any]) -> None:
+async def test_a_stream_checks_its_arguments_at_the_call(name: str) -> None:
     """A stream raises for wrong arguments when it is made, and sends nothing until its first piece is read."""
     with FakeLLM(tasks=("t",)) as llm:
-        with pytest.raises((InvalidRequestError, UnknownTaskError)):
-            getattr(llm, name)(task, "hi", **options)
+        with pytest.raises(InvalidRequestError):
+            getattr(llm, name)("t", "hi", max_tokens=0)
+        with pytest.raises(UnknownTaskError):
+            getattr(llm, name)("tt", "hi")
         getattr(llm, name)("t", "hi")
         assert llm.calls == []
 
@@ -122,35 +119,32 @@ async def test_the_methods_take_the_same_options(name: str) -> None:
     assert [call.max_tokens for call in llm.calls] == ([] if name == "route" else [9])
 
 
-@pytest.mark.parametrize(
-    ("name", "given", "says"),
-    [
-        *((name, {"temperature": 1}, "'temperature'") for name in EMBED),
-        *((name, {"model": "fake"}, "`compare` asks each of `models`") for name in ("compare", "acompare")),
-    ],
-)
-async def test_an_option_that_would_change_nothing_is_refused(name: str, given: dict[str, Any], says: str) -> None:
+async def test_an_option_that_would_change_nothing_is_refused() -> None:
     """`embed` takes no option of a text, and `compare`, which names its models, no `model`."""
-    with pytest.raises(InvalidRequestError, match=says):
-        await called(FakeLLM(tasks=("t",)), name, **given)
+    llm = FakeLLM(tasks=("t",))
+    for name in EMBED:
+        with pytest.raises(InvalidRequestError, match="'temperature'"):
+            await called(llm, name, temperature=1)
+    for name in ("compare", "acompare"):
+        with pytest.raises(InvalidRequestError, match="`compare` asks each of `models`"):
+            await called(llm, name, model="fake")
 
 
 WRONG: dict[str, list[Any]] = {
-    "max_tokens": [0, -1, "many", True, 1.5],
+    "max_tokens": [0, "many", True, 1.5],
     "temperature": [-0.1, float("nan"), float("inf"), "hot", True],
-    "stop": ["", ["a", ""], [1], 7, "\ud800"],
-    "seed": ["x", 1.5, True],
+    "stop": [["a", ""], [1], 7, "\ud800"],
+    "seed": [1.5],
     "cache": ["maybe", ["use"]],
-    "sample": [-1, None, 1.5],
+    "sample": [-1, None],
     "max_cost": ["cheap", -0.01, float("nan"), float("inf"), True],
-    "timeout": [0, -1, "1m", True, float("inf")],
-    "deadline": [0, float("nan"), float("inf"), True],
-    "schema": [5, "int", ["a"], 1.5],
+    "timeout": [0, "1m", True],
+    "deadline": [0, float("inf")],
+    "schema": [5, "int", ["a"]],
     "model": [3],
-    "accept": ["yes"],
     "system": [3, "\udc80"],
     "extra": [["a"], {"max_tokens": 9}, {"options": {"num_ctx": 9}}],
-    "metadata": ["run", 1],
+    "metadata": ["run"],
 }
 
 
@@ -166,35 +160,24 @@ def test_a_wrong_argument_is_named(name: str, given: Any) -> None:
 @pytest.mark.parametrize(
     ("prompt", "named"),
     [
-        ("", "empty"),
         (" \n", "empty"),
         ([], "prompt"),
         (None, "prompt"),
-        (3, "prompt"),
-        (b"bytes", "prompt"),
-        (TURN, "prompt"),
+        (TURN, "pass a list of messages"),
+        (Message(role="user", content="hi"), "pass a list of messages"),
         (["hi"], "message 0"),
         ([TURN, {"content": "hi"}], "message 1"),
         ([{"role": "robot", "content": "hi"}], "robot"),
-        ([{"role": ["user"], "content": "hi"}], "message 0"),
-        ([{"role": "tool", "content": "hi"}], "tool"),
-        ([{"role": "user"}], "message 0"),
-        ([{"role": "user", "content": None}], "message 0"),
+        ([Message(role="tool", content="hi")], "message 0 has role 'tool'"),  # type: ignore[arg-type]
         ([{"role": "user", "content": b"hi"}], "message 0"),
+        ([TURN, Message(role="user", content=3)], "message 1 has content 3"),  # type: ignore[arg-type]
         ([{"role": "assistant", "content": "", "tool_calls": []}], "tool_calls"),
-        ([{"role": "user", "content": "hi", "name": "ann"}], "message 0 holds 'name'"),
         ([TURN, {"role": "user", "content": "hi", 3: 4}], "message 1 holds 3"),
         ([{"role": "user", "content": [{"type": "text", "text": "a", "weight": 2}]}], "part 0 holds 'weight'"),
-        ([{"role": "user", "content": ""}], "empty"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "message 0, part 0"),
-        ([{"role": "user", "content": [{"type": "text", "text": "a"}, "b"]}], "message 0, part 1"),
         ([{"role": "user", "content": [{"type": "text", "text": 3}]}], "message 0, part 0"),
         ("lone \ud800 surrogate", "character 5"),
         ([TURN, {"role": "user", "content": "\udfff"}], "message 1"),
-        ([Message(role="tool", content="hi")], "message 0 has role 'tool'"),  # type: ignore[arg-type]
-        ([TURN, Message(role="user", content=3)], "message 1 has content 3"),  # type: ignore[arg-type]
-        (Message(role="user", content="hi"), "pass a list of messages"),
-        ({"role": "user", "content": "hi"}, "pass a list of messages"),
     ],
 )
 def test_a_wrong_prompt_is_named(prompt: Any, named: str) -> None:
@@ -204,38 +187,28 @@ def test_a_wrong_prompt_is_named(prompt: Any, named: str) -> None:
     assert named in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["a\x00b", "\u202e", "😀", "é", "x" * 100_000, "\r\n\t x", "{}", "</s>"])
-def test_odd_text_is_sent_unchanged(text: str) -> None:
-    """Any text that can be encoded is sent unchanged."""
-    assert build_call(PLAIN, text).messages[-1].content == text
-
-
-def test_text_parts_become_one_text() -> None:
-    """Parts of text, in a list or a tuple, are joined."""
+def test_any_text_is_sent_unchanged() -> None:
+    """Text that can be encoded is not changed; text parts, in a list or a tuple, are joined."""
+    for text in ("a\x00b", "\u202e", "😀", "\r\n\t x"):
+        assert build_call(PLAIN, text).messages[-1].content == text
     parts = ({"type": "text", "text": "a"}, {"type": "text", "text": "b"})
     call = build_call(PLAIN, [{"role": "system", "content": "s"}, {"role": "user", "content": parts}])
-    assert [m.content for m in call.messages] == ["s", "ab"]
+    assert [one.content for one in call.messages] == ["s", "ab"]
 
 
-@pytest.mark.parametrize(
-    ("name", "given", "value"),
-    [
-        *(("max_cost", amount, Decimal("0.05")) for amount in (0.05, "0.05", Decimal("0.05"))),
-        ("stop", "END", ("END",)),
-    ],
-)
-def test_a_value_may_be_given_in_several_forms(name: str, given: Any, value: Any) -> None:
+def test_a_value_may_be_given_in_several_forms() -> None:
     """A float of dollars is exact, and a single stop needs no list."""
-    assert getattr(build_call(PLAIN, "hi", **{name: given}), name) == value
+    for amount in (0.05, "0.05", Decimal("0.05")):
+        assert build_call(PLAIN, "hi", max_cost=amount).max_cost == Decimal("0.05")
+    assert build_call(PLAIN, "hi", stop="END").stop == ("END",)
 
 
 def test_a_message_is_accepted_like_a_mapping() -> None:
-    """A `Message` is accepted like a mapping of OpenAI's form."""
+    """Every method accepts a `Message` like a mapping of OpenAI's form."""
     turns = [{"role": "system", "content": "s"}, Message(role="user", content="hi")]
     assert [(one.role, one.content) for one in build_call(PLAIN, turns).messages] == [("system", "s"), ("user", "hi")]
-    llm = FakeLLM()
+    llm, mine = FakeLLM(), turns[1:]
     llm.reply("passed")
-    mine = turns[1:]
     llm.complete(None, mine)
     llm.batch(None, [mine, turns])
     assert len(llm.compare(None, mine, models=["fake"]).prompts) == 1
@@ -244,7 +217,7 @@ def test_a_message_is_accepted_like_a_mapping() -> None:
     assert [call.messages[-1].content for call in llm.calls][:6] == ["hi"] * 6
 
 
-def _keyword(answer: Any, *, least: int) -> bool:
+def _long_enough(answer: Any, *, least: int) -> bool:
     return len(answer.text) >= least
 
 
@@ -252,55 +225,27 @@ async def _coroutine(_answer: Any) -> bool:
     return False
 
 
-class _Coroutine:
-    async def __call__(self, _answer: Any) -> bool:
-        return False
+def test_any_function_of_an_answer_can_be_accept() -> None:
+    """Defaults, partials, classes and builtins count by the arguments that they need."""
+    for fits in (
+        lambda answer, least=3: True,
+        functools.partial(_long_enough, least=3),
+        bool,
+        operator.attrgetter("text"),
+    ):
+        assert build_call(PLAIN, "hi", accept=fits).accept is fits
 
 
-@pytest.mark.parametrize(
-    ("function", "arguments", "right"),
-    [
-        (lambda answer: True, 1, True),
-        (lambda answer, least=3: True, 1, True),
-        (lambda *_: True, 3, True),
-        (functools.partial(_keyword, least=3), 1, True),
-        (bool, 1, True),
-        (print, 3, True),
-        ("".startswith, 1, True),
-        (operator.attrgetter("text"), 1, True),
-        (lambda: True, 1, False),
-        (lambda answer, other: True, 1, False),
-        (lambda done, total: True, 3, False),
-        (_keyword, 1, False),
-        (_coroutine, 1, False),
-        (functools.partial(_coroutine), 1, False),
-        (_Coroutine(), 1, False),
-        ("text", 1, False),
-    ],
-)
-def test_the_arguments_of_a_function_are_counted(function: Any, arguments: int, right: bool) -> None:
-    """`takes` is true for partials, bound methods and builtins that fit, and false for coroutine functions."""
-    assert takes(function, arguments) is right
-
-
-@pytest.mark.parametrize(
-    ("name", "given", "words"),
-    [
-        ("complete", {"accept": lambda: True}, "expected a function of one argument, the Answer"),
-        ("acomplete", {"accept": _coroutine}, "expected a function of one argument, the Answer"),
-        ("batch", {"accept": _keyword}, "expected a function of one argument, the Answer"),
-        ("batch", {"on_progress": lambda done: None}, "expected a function of three arguments: done, total, result"),
-        ("abatch", {"on_progress": 3}, "expected a function of three arguments: done, total, result"),
-    ],
-)
-async def test_a_function_with_other_arguments_is_refused(name: str, given: dict[str, Any], words: str) -> None:
+@pytest.mark.parametrize("accept", [lambda: True, _long_enough, "text", _coroutine, functools.partial(_coroutine)])
+def test_a_function_with_other_arguments_is_refused(accept: Any) -> None:
     """The error names the option and the arguments that it is called with; nothing is sent."""
     llm = FakeLLM(tasks=("t",))
-    llm.reply("hi")
-    with pytest.raises(InvalidRequestError, match=f"^{next(iter(given))} is .*{words}"):
-        await called(llm, name, **given)
+    with pytest.raises(InvalidRequestError, match=r"^accept is .*expected a function of one argument, the Answer"):
+        llm.complete("t", "hi", accept=accept)
+    with pytest.raises(InvalidRequestError, match=r"^on_progress is .*expected a function of three arguments: done,"):
+        llm.batch("t", ["hi"], on_progress=accept)
     with pytest.raises(InvalidRequestError, match=r"^on_answer is .*expected a function of two arguments"):
-        llm.answer_each("t", ["hi"], lambda answer: None)  # type: ignore[arg-type, misc]
+        llm.answer_each("t", ["hi"], accept)
     assert llm.calls == []
 
 
@@ -314,20 +259,20 @@ def test_a_call_copies_its_mappings() -> None:
 
 def test_texts_to_embed() -> None:
     """One text needs no list, and any iterable of texts is accepted."""
-    assert texts_of("a") == ("a",)
-    assert texts_of(iter(["a", "b\x00"])) == ("a", "b\x00")
+    llm = FakeLLM(tasks=("t",))
+    llm.reply()
+    assert len(llm.embed("t", "a").vectors) == 1
+    assert len(llm.embed("t", iter(["a", "b\x00"])).vectors) == 2  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("texts", "named"),
-    [([], "texts is []"), ("", "text 0"), (["a", " "], "text 1"), (["a", 3], "text 1"), (["\ud800"], "text 0"),
-     (3, "3"), (None, "None")],
-)  # fmt: skip
+    [([], r"texts is \[\]"), (["a", " "], "text 1"), (["a", 3], "text 1"), (["\ud800"], "text 0"), (3, "3")],
+)
 def test_wrong_texts_are_named(texts: Any, named: str) -> None:
     """The error names the text that cannot be embedded."""
-    with pytest.raises(InvalidRequestError) as caught:
-        texts_of(texts)
-    assert named in str(caught.value)
+    with pytest.raises(InvalidRequestError, match=named):
+        FakeLLM(tasks=("t",)).embed("t", texts)
 
 
 def test_a_private_task_checks_each_time_where_its_models_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -24,15 +22,12 @@ from testronaut_llm import (
     LLMManager,
     OutputInvalidError,
 )
-from testronaut_llm.cli.screen import plain
 from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.local.local_provider import Endpoint
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.methods.agreement import agreement_of, normalised
 from testronaut_llm.records import Usage
 from testronaut_llm.testing.fake import FakeLLM
-
-each_mode = pytest.mark.parametrize("mode", ["compare", "acompare"])
 
 
 class Verdict(BaseModel):
@@ -49,8 +44,8 @@ def llm() -> FakeLLM:
     return FakeLLM(config=config({"a": _row(), "b": _row(), "c": _row()}))
 
 
-def _compare(llm: Any, mode: str, *args: Any, **given: Any) -> Comparison:
-    found: Comparison = llm.compare(*args, **given) if mode == "compare" else asyncio.run(llm.acompare(*args, **given))
+async def _compare(llm: Any, mode: str, *args: Any, **given: Any) -> Comparison:
+    found: Comparison = await llm.acompare(*args, **given) if mode == "acompare" else llm.compare(*args, **given)
     return found
 
 
@@ -58,24 +53,23 @@ def _answer(text: str) -> Answer[Any]:
     return Answer(text=text, model="m", provider_model="p", response_model="r", task="t", usage=Usage())
 
 
-@each_mode
-def test_each_model_answers_under_its_name(llm: FakeLLM, mode: str) -> None:
+@pytest.mark.parametrize("mode", ["compare", "acompare"])
+async def test_each_model_answers_under_its_name(llm: FakeLLM, mode: str) -> None:
     """Results are listed by alias in the listed order, each from its own model."""
     for name in "abc":
         llm.reply(f"I am {name}.", model=name)
-    found = _compare(llm, mode, "t", "Who?", models=["c", "a"])
+    found = await _compare(llm, mode, "t", "Who?", models=["c", "a"])
     assert {name: result.text for name, result in found.results.items()} == {"c": "I am c.", "a": "I am a."}  # type: ignore[union-attr]
     assert list(found.results) == ["c", "a"]
     assert (found.task, found.models, found.prompts[0].prompt) == ("t", ("c", "a"), "Who?")
     assert (found.exact, found.normalised, found.json) == (False, False, False)
 
 
-@each_mode
-def test_a_failed_model_stops_no_other(llm: FakeLLM, mode: str) -> None:
+def test_a_failed_model_stops_no_other(llm: FakeLLM) -> None:
     """Its result is its error, and the others are compared."""
     llm.reply("yes")
     llm.reply(InvalidRequestError("no"), model="b")
-    found = _compare(llm, mode, "t", "?", models=["a", "b", "c"])
+    found = llm.compare("t", "?", models=["a", "b", "c"])
     (row,) = found.prompts
     assert isinstance(row.results["b"], InvalidRequestError)
     assert row.agreement.exact
@@ -85,27 +79,20 @@ def test_a_failed_model_stops_no_other(llm: FakeLLM, mode: str) -> None:
     assert [(one.answered, one.failed) for one in found.totals] == [(1, 0), (0, 1), (1, 0)]
 
 
-@each_mode
-def test_several_prompts_have_a_row_each(llm: FakeLLM, mode: str) -> None:
-    """Each prompt of a list is asked, and totals cover all of them."""
+def test_several_prompts_have_a_row_each(llm: FakeLLM) -> None:
+    """Each prompt of a list is asked, and totals cover all; a list of messages is one prompt."""
     llm.reply(lambda call: f"re: {call.prompt}")
     llm.reply("another", model="b", prompt="two")
     turns = [{"role": "user", "content": "one"}]
-    found = _compare(llm, mode, "t", [turns, "two"], models=["a", "b"])
+    found = llm.compare("t", [turns, "two"], models=["a", "b"])
     assert [row.prompt for row in found.prompts] == [turns, "two"]
     assert [row.agreement.exact for row in found.prompts if row.agreement] == [True, False]
     assert not found.exact
     assert [one.answered for one in found.totals] == [2, 2]
     with pytest.raises(LLMError, match=r"\.prompts"):
         _ = found.results
-
-
-def test_messages_are_one_prompt(llm: FakeLLM) -> None:
-    """A list of turns is a conversation, not a list of prompts."""
-    turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
-    llm.reply("x")
-    assert llm.compare("t", turns, models=["a"]).prompts[0].prompt == turns
-    assert [message.content for message in llm.calls[0].messages] == ["one", "two"]
+    conversation = [*turns, {"role": "assistant", "content": "two"}]
+    assert [row.prompt for row in llm.compare("t", conversation, models=["a"]).prompts] == [conversation]
 
 
 def test_cost_and_time_are_summed(llm: FakeLLM) -> None:
@@ -137,52 +124,38 @@ def test_validity_is_a_share_of_the_answers_with_a_schema(llm: FakeLLM) -> None:
     assert llm.compare("t", "?", models=["a"]).totals[0].valid is None
 
 
-WRONG: list[tuple[dict[str, Any], type[LLMError], str]] = [
-    ({"models": ["a", "bb"]}, ConfigError, "bb"),
-    ({"models": []}, InvalidRequestError, "models"),
-    ({"models": "a"}, InvalidRequestError, "models"),
-    ({"models": ["a", "a"]}, InvalidRequestError, "models"),
-    ({"models": ["a", 3]}, InvalidRequestError, "models"),
-    ({"prompt": []}, InvalidRequestError, "prompt"),
-    ({"prompt": 3}, InvalidRequestError, "prompt"),
-    ({"prompt": b"x"}, InvalidRequestError, "prompt"),
-    ({"task": "unknown"}, ConfigError, "unknown"),
-    ({"concurrency": 0}, InvalidRequestError, "concurrency"),
-    ({"max_tokens": 0}, InvalidRequestError, "max_tokens"),
+WRONG: list[tuple[str, Any, type[LLMError]]] = [
+    ("models", ["a", "bb"], ConfigError),
+    ("models", [], InvalidRequestError),
+    ("models", "a", InvalidRequestError),
+    ("models", ["a", "a"], InvalidRequestError),
+    ("models", ["a", 3], InvalidRequestError),
+    ("prompt", [], InvalidRequestError),
+    ("prompt", 3, InvalidRequestError),
+    ("task", "unknown", ConfigError),
+    ("concurrency", 0, InvalidRequestError),
+    ("max_tokens", 0, InvalidRequestError),
 ]
 
 
-@each_mode
-@pytest.mark.parametrize(("given", "kind", "says"), WRONG, ids=str)
+@pytest.mark.parametrize(("name", "given", "kind"), WRONG)
 def test_a_wrong_argument_is_refused_before_anything_is_sent(
-    llm: FakeLLM, mode: str, given: dict[str, Any], kind: type[LLMError], says: str
+    llm: FakeLLM, name: str, given: Any, kind: type[LLMError]
 ) -> None:
     """A wrong argument is an error of the call, not of one model."""
-    with pytest.raises(kind, match=says):
-        _compare(llm, mode, **{"task": "t", "prompt": "?", "models": ["a", "b"], **given})
+    with pytest.raises(kind, match="bb" if given == ["a", "bb"] else name):
+        llm.compare(**{"task": "t", "prompt": "?", "models": ["a", "b"], name: given})
     assert llm.calls == []
-
-
-def test_a_comparison_can_be_written_as_json(llm: FakeLLM) -> None:
-    """Answers, errors and money are JSON for a program to read."""
-    llm.reply("yes")
-    llm.reply(InvalidRequestError("no"), model="b")
-    shown = json.loads(json.dumps(plain(llm.compare("t", "?", models=["a", "b"]))))
-    assert shown["prompts"][0]["results"]["a"]["text"] == "yes"
-    assert shown["prompts"][0]["results"]["b"]["code"] == "invalid_request"
-    assert [one["model"] for one in shown["totals"]] == ["a", "b"]
 
 
 NORMALISED = [
     ("Yes,  it DOES.\n", "yes it does", True),
     ("\uff59\uff45\uff53", "yes", True),
     ("- one\n- two", "* one\n* two", True),
-    ("“smart” quotes", '"smart" quotes', True),
     ("it is 3.14", "it is 314", False),
     ("it is -5", "it is 5", False),
     ("C++", "C", False),
     ("?", "!", False),
-    ("", "", True),
 ]
 
 
@@ -199,9 +172,7 @@ FIELDS: list[tuple[list[str], bool | None, tuple[str, ...], tuple[str, ...]]] = 
     (['{"a": 1}', '{"a": true}'], False, (), ("$.a",)),
     (['{"a": 1}', '{"a": "1"}'], False, (), ("$.a",)),
     (['{"a": []}', '{"a": {}}'], False, (), ("$.a",)),
-    (['{"a": {}}', '{"a": {}}'], True, ("$.a",), ()),
     (["[1]", "[1, 2]"], False, ("$[0]",), ("$[1]",)),
-    (['{"a": 1}', '{"a": 1}', '{"a": 2}'], False, (), ("$.a",)),
     (['```json\n{"a": 1}\n```', '{"a": 1}'], True, ("$.a",), ()),
     (['{"a": 1}', "prose"], None, (), ()),
 ]
@@ -238,14 +209,10 @@ def every_wire(embedded_server: Endpoint, tiny_gguf: Path, monkeypatch: pytest.M
             yield llm
 
 
-PROMPTS = ["list files", "What is a test plan?", "one two three"]
-
-
-@each_mode
-def test_the_same_weights_agree_behind_every_wire(every_wire: LLMManager, mode: str) -> None:
+def test_the_same_weights_agree_behind_every_wire(every_wire: LLMManager) -> None:
     """The same weights give the same text over the OpenAI, Anthropic and both Azure wires, and as `embedded/`."""
     names = ["openai", "anthropic", "azure", "azure-v1", "embedded"]
-    found = _compare(every_wire, mode, "t", PROMPTS, models=names, concurrency=2)
+    found = every_wire.compare("t", ["list files", "What is a test plan?"], models=names, concurrency=2)
     assert [error for row in found.prompts for error in row.results.values() if isinstance(error, LLMError)] == []
     assert found.exact
     assert found.normalised

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import gc
 import threading
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from manager_kit import program
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.loop import Loop
-
-
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    made = Loop()
-    yield made
-    made.close()
+from testronaut_llm.testing.fake import FakeLLM
 
 
 @pytest.fixture
@@ -28,47 +21,39 @@ def loop_threads() -> Callable[[], int]:
     return lambda: sum(one.name == "testronaut-llm-loop" for one in set(threading.enumerate()) - before)
 
 
-async def where() -> int:
-    return threading.get_ident()
-
-
-def test_it_starts_with_its_first_work_and_ends_with_close(loop: Loop, loop_threads: Callable[[], int]) -> None:
-    """No thread exists before the first work; one serves all that follows, also after a `close`."""
-    assert loop_threads() == 0
-    idents = {loop.start(where()).result() for _ in range(3)}
-    assert len(idents) == loop_threads() == 1
-    assert idents != {threading.get_ident()}
-    loop.close()
-    assert loop_threads() == 0
-    assert loop.start(where()).result()
-
-
-def test_it_ends_with_its_owner(loop_threads: Callable[[], int]) -> None:
-    """If a loop is dropped without `close`, its thread ends."""
-    loop = Loop()
-    loop.start(where()).result()
-    gone = weakref.ref(loop)
-    del loop
+def test_one_thread_starts_with_the_first_call_and_ends_with_its_manager(loop_threads: Callable[[], int]) -> None:
+    """It serves all calls until `close`, after which a call starts another; that one ends if its manager is dropped."""
+    llm = FakeLLM()
+    llm.reply("x")
+    counts = [loop_threads()]
+    for _ in range(2):
+        llm.complete(None, "hi")
+        counts.append(loop_threads())
+    llm.close()
+    counts.append(loop_threads())
+    llm.complete(None, "hi")
+    counts.append(loop_threads())
+    del llm
     gc.collect()
-    assert gone() is None
-    assert loop_threads() == 0
+    assert [*counts, loop_threads()] == [0, 1, 1, 0, 1, 0]
 
 
-def test_system_exit_reaches_the_caller(loop: Loop) -> None:
-    """SystemExit in the work is raised to its caller and leaves the event loop running."""
+def test_system_exit_reaches_the_caller() -> None:
+    """SystemExit of the caller's code is raised to the caller, and the event loop goes on."""
 
-    async def leave() -> None:
+    def leave(_: object) -> bool:
         raise SystemExit(3)
 
-    with pytest.raises(SystemExit):
-        loop.start(leave()).result()
-    assert loop.start(where()).result()
+    with FakeLLM() as llm:
+        llm.reply("x")
+        with pytest.raises(SystemExit):
+            llm.complete(None, "hi", accept=leave)
+        assert llm.complete(None, "hi").text == "x"
 
 
-def test_work_cancelled_before_it_starts_ends(loop: Loop) -> None:
+def test_work_cancelled_before_it_starts_ends() -> None:
     """Its caller gets an error."""
-    loop.start(where()).result()
-    begun, blocked = threading.Event(), threading.Event()
+    loop, begun, blocked = Loop(), threading.Event(), threading.Event()
 
     async def block() -> None:
         begun.set()
@@ -76,11 +61,12 @@ def test_work_cancelled_before_it_starts_ends(loop: Loop) -> None:
 
     loop.start(block())
     assert begun.wait(10)
-    running = loop.start(where())
+    running = loop.start(block())
     running.cancel()
     blocked.set()
     with pytest.raises(LLMError, match="closed before the call ended"):
         running.result()
+    loop.close()
 
 
 AT_EXIT = """

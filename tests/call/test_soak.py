@@ -30,23 +30,21 @@ BAD: tuple[Reply, ...] = (
 )
 
 
-def unreliable(share: float, seed: int) -> Reply:
-    """Returns a reply that is good, or bad in this share of the requests."""
+def unreliable(seed: int) -> Reply:
+    """Returns a reply that is bad in a fifth of the requests."""
     chance, lock, well = random.Random(seed), threading.Lock(), faults.good("fine", usage=(10, 5))
 
     def reply(exchange: Exchange) -> None:
         with lock:
-            chosen = chance.choice(BAD) if chance.random() < share else well
+            chosen = chance.choice(BAD) if chance.random() < 0.2 else well
         chosen(exchange)
 
     return reply
 
 
-def managed(api: Make, share: float = 0.2) -> LLMManager:
+def managed(api: Make) -> LLMManager:
     """A manager of three wires behind such servers, with a budget and no cache."""
-    rows = {
-        wire: model(wire, api(wire, unreliable(share, n))) for n, wire in enumerate(("openai", "anthropic", "azure"))
-    }
+    rows = {wire: model(wire, api(wire, unreliable(n))) for n, wire in enumerate(("openai", "anthropic", "azure"))}
     return manager(rows, retries=2, timeout=30, budget={"per_day": 1000})
 
 
@@ -54,10 +52,6 @@ def managed(api: Make, share: float = 0.2) -> LLMManager:
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fallback_module, "FIRST_WAIT", 0.002)
     monkeypatch.setattr("testronaut_llm.limits.rules.FIRST_COOLDOWN", 0.005)
-
-
-def _errors(kind: type[LLMError]) -> set[type[LLMError]]:
-    return {kind} | {one for child in kind.__subclasses__() for one in _errors(child)}
 
 
 @pytest.mark.soak
@@ -69,7 +63,7 @@ def test_many_calls_to_failing_servers(api: Make) -> None:
         results = llm.batch("t", (f"hi {n}" for n in range(calls)), concurrency=16)
         _, unsettled, spent = booked(llm)
     assert len(results) == calls
-    assert {type(one) for one in results} <= {Answer, *_errors(LLMError)}
+    assert all(isinstance(one, Answer | LLMError) for one in results)
     assert {one.text for one in results if isinstance(one, Answer)} == {"fine"}
     assert sum(isinstance(one, Answer) for one in results) > 0.8 * calls
     assert unsettled == 0
@@ -85,23 +79,19 @@ def test_nothing_piles_up_over_calls_and_event_loops(api: Make) -> None:
         gc.collect()
         return psutil.Process().num_fds(), threading.active_count()
 
-    with managed(api, share=0.1) as llm:
-        _ask(llm, 20, loops=10)
+    async def three() -> list[object]:
+        return await asyncio.gather(*(llm.acomplete("t", f"hi {n}") for n in range(3)), return_exceptions=True)
+
+    def ask(calls: int) -> None:
+        for number in range(calls):
+            with contextlib.suppress(LLMError):
+                llm.complete("t", f"hi {number}")
+                list(llm.stream("t", f"ho {number}"))
+        for _ in range(10):
+            assert all(isinstance(one, Answer | LLMError) for one in asyncio.run(three()))
+
+    with managed(api) as llm:
+        ask(20)
         most = [count + more for count, more in zip(held(), (5, 2), strict=True)]
-        _ask(llm, 60, loops=10)
+        ask(40)
         assert eventually(lambda: all(now <= limit for now, limit in zip(held(), most, strict=True))), (held(), most)
-
-
-def _ask(llm: LLMManager, calls: int, *, loops: int) -> None:
-    for number in range(calls):
-        with contextlib.suppress(LLMError):
-            llm.complete("t", f"hi {number}")
-            list(llm.stream("t", f"ho {number}"))
-    for number in range(loops):
-        answers = asyncio.run(_three(llm, number))
-        assert all(isinstance(one, Answer | LLMError) for one in answers)
-
-
-async def _three(llm: LLMManager, number: int) -> list[object]:
-    asked = (llm.acomplete("t", f"hi {number} {n}") for n in range(3))
-    return await asyncio.gather(*asked, return_exceptions=True)
