@@ -59,9 +59,7 @@ def test_a_sound_embedded_model_passes(home: ModelStore) -> None:
     ],
     ids=["a flipped bit", "no chat template"],
 )
-def test_a_changed_file_is_found(
-    home: ModelStore, old: bytes, new: bytes, failing: list[str], said: str
-) -> None:
+def test_a_changed_file_is_found(home: ModelStore, old: bytes, new: bytes, failing: list[str], said: str) -> None:
     """The digest shows a flipped bit. A missing template is reported, since llama.cpp then uses a default one."""
     head, _, rest = home.path(TINY).read_bytes().rpartition(old)
     home.path(TINY).write_bytes(head + new + rest)
