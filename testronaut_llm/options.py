@@ -265,13 +265,7 @@ def _call(config: LLMConfig, settings: TaskConfig, given: dict[str, Any], **aske
     if "mask" in modes:
         asked |= _masked(asked)
     return Call(
-        task=settings.name,
-        settings=settings,
-        config=config,
-        selected=selected,
-        candidates=candidates,
-        **asked,
-        **given,
+        task=settings.name, settings=settings, config=config, selected=selected, candidates=candidates, **asked, **given
     )
 
 

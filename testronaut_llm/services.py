@@ -170,14 +170,8 @@ class Services:
             self.redactor.add(key.get_secret_value())
         for text in (*row.environment_texts, *secret_parts(base or "")):
             self.redactor.add(text)
-        return Target(
-            model=row,
-            provider=provider,
-            api_base=base,
-            api_version=version,
-            key=key,
-            thinks=self.local.thinks(row) if provider.wire == "ollama" else None,
-        )
+        thinks = self.local.thinks(row) if provider.wire == "ollama" else None
+        return Target(model=row, provider=provider, api_base=base, api_version=version, key=key, thinks=thinks)
 
     def attempted(self, call: Call, attempt: Attempt) -> None:
         """Reports an attempt that has ended."""

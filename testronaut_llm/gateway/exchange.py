@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from testronaut_llm.gateway.provider_errors import dicts, parsed
+from testronaut_llm.gateway.provider_errors import dicts, error_in, parsed
 from testronaut_llm.support.http_body import MOST_BYTES, BodyError, BoundedBody, bounded
 
 MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
@@ -24,6 +24,7 @@ MOST_BYTES_OF_AN_EVENT, MOST_BYTES_OF_AN_ERROR = 1024 * 1024, 64 * 1024
 MOST_NUMBERS, MOST_BYTES_OF_A_VECTOR = 16_384, 128 * 1024
 """Most numbers, and bytes, for each text to embed; known models return up to 12,288 numbers."""
 _PARTS = re.compile(rb'"content"\s*:\s*\[')
+_LONG_NAME = re.compile(rb'("model"\s*:\s*")(?:[^"\\]|\\.){257}(?:[^"\\]|\\.)*+')
 _TEXTS = (None, "text", "output_text")
 
 
@@ -78,7 +79,7 @@ class Exchange:
         elif not self._streams and not self.texts:
             most = MOST_BYTES_OF_A_CHAT
         self._stream = stream = bounded(response, most=most, streams=self._streams)
-        stream.through, stream.end = self._take, lambda: readable(bytes(self.body[self._passed_on :]))
+        stream.through, stream.end = self._take, self._rest
 
     async def aclose(self) -> None:
         """Closes the response, even if it was not read to its end."""
@@ -104,6 +105,15 @@ class Exchange:
         self._passed_on = max(begin, end)
         return b"".join(map(readable, bytes(self.body[begin : self._passed_on]).splitlines(keepends=True)))
 
+    def _rest(self) -> bytes:
+        """Returns what was not passed on. Raises BodyError: a long error under a success status, as under any other."""
+        rest = bytes(self.body[self._passed_on :])
+        if len(rest) > MOST_BYTES_OF_AN_ERROR and not self._streams and not self.texts:
+            document = parsed(self.text)
+            if isinstance(document, dict) and error_in(document, dicts(document.get("choices"))):
+                raise BodyError(f"the error is larger than {MOST_BYTES_OF_AN_ERROR:,} bytes")
+        return readable(rest)
+
 
 class _RequestBody(httpx.AsyncByteStream):
     """The body of a request, which notes when a connection begins to send it."""
@@ -119,8 +129,9 @@ class _RequestBody(httpx.AsyncByteStream):
 def readable(text: bytes) -> bytes:
     """Returns a body, or a line of a stream, with each `content` that is a list of parts as one text.
 
-    LiteLLM refuses or drops such lists.
+    LiteLLM refuses or drops such lists. An endless name of a model, with which it spends minutes, becomes empty.
     """
+    text = _LONG_NAME.sub(rb"\1", text)
     if not _PARTS.search(text):
         return text
     start, end = text.find(b"{"), len(text.rstrip())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import json
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -63,6 +64,12 @@ BODIES: dict[str, tuple[int, dict[str, Any], bytes, str]] = {
     "too many vectors": (200, {"input": ["a"]}, b"x" * (MOST_BYTES + 1), "larger than 67,108,864"),
     "long vectors": (200, {"input": ["a"] * 3}, b"1," * 40_000, ""),
     "too long vectors": (200, {"input": ["a"] * 2}, b"1," * 40_000, "16,384 numbers a text"),
+    "error with status 200": (
+        200,
+        {"messages": []},
+        b'{"error": "' + b"x" * 65_537 + b'"}',
+        "larger than 65,536 bytes",
+    ),
     "too many parts": (200, {}, b"{" * (MOST_PARTS + 1), "more than 250,000 lists and objects"),
     "many short events": (200, {"stream": True}, SHORT * 300_000, ""),
     "dense lines": (200, {"stream": True}, b'{"a": [{}, {}]}\n' * 200_000, "lists and objects"),
@@ -72,6 +79,16 @@ BODIES: dict[str, tuple[int, dict[str, Any], bytes, str]] = {
     "no data": (200, {"stream": True}, EVENT + b"event: ping\n\n" * 90_000, "without an event"),
     "event without end": (200, {"stream": True}, b"data: " + b"x" * MIB, "without an event"),
 }
+
+
+@pytest.mark.parametrize(("name", "passed_on"), [("m" * 256, "m" * 256), ("m" * 257, ""), ('\\"' * 300, "")])
+async def test_an_endless_name_of_a_model_is_not_passed_on(server: FaultServer, name: str, passed_on: str) -> None:
+    """LiteLLM takes minutes for a name of megabytes; a text that only quotes such a field stays."""
+    quoted = json.dumps({"model": "m" * 300})
+    body = {"model": name, "text": quoted}
+    api = server.plan("a", faults.raw(200, json.dumps(body).encode()))
+    async with connected(api.url) as (http, _):
+        assert (await http.post(api.url, json={})).json() == {"model": passed_on, "text": quoted}
 
 
 @pytest.mark.parametrize("case", BODIES)
