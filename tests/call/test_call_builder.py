@@ -101,8 +101,9 @@ def test_the_deadline_of_a_stream_counts_from_its_first_piece() -> None:
     """A stream may be made long before it is read."""
     with FakeLLM(tasks=("t",)) as llm:
         llm.reply("late")
-        stream = llm.stream("t", "hi", deadline=0.3)
-        time.sleep(0.4)
+        llm.complete("t", "hi")  # loads modules, which takes longer than a call
+        stream = llm.stream("t", "hi", deadline=1.5)
+        time.sleep(1.6)
         assert "".join(stream) == "late"
 
 
