@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
+from werkzeug.serving import WSGIRequestHandler
 
+WSGIRequestHandler.protocol_version = "HTTP/1.0"  # else a threaded server changes it for all servers of the process
 _CLASSIC = re.compile(r"/openai/deployments/[^/]+(/.+)")
 _V1 = re.compile(r"/openai/v1(/.+)")
 
