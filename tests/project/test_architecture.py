@@ -73,17 +73,14 @@ def every_module(check: Callable[[Module], None]) -> Callable[[], None]:
                 faults.append(f"{module.name or '__init__'}: {error}")
         assert not faults, "\n".join(faults)
 
-    test.__name__, test.__doc__ = check.__name__, check.__doc__
     return test
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """True if a module's name matches one of the patterns."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def rung(name: str) -> int:
-    """Returns the rung of a module."""
     found = [number for number, patterns in enumerate(LADDER) if matches(name, patterns)]
     assert found, f"{name} stands on no rung: add it to LADDER in tests/project/test_architecture.py"
     return found[0]
@@ -97,18 +94,11 @@ def own(name: str) -> str | None:
 
 @every_module
 def test_imports_go_one_way(module: Module) -> None:
-    """No module imports one of a higher rung."""
-    mine = rung(module.name)
-    upwards = [
-        f"line {found.line}: {found.name}"
-        for found in module.imports
-        if (name := own(found.name)) is not None and rung(name) > mine
-    ]
-    assert not upwards
+    own_imports = [(found, name) for found in module.imports if (name := own(found.name)) is not None]
+    assert not [f"line {found.line}: {name}" for found, name in own_imports if rung(name) > rung(module.name)]
 
 
 def test_no_two_modules_need_each_other() -> None:
-    """The top-level imports have no cycle."""
     needs = {
         module.name: {name for found in module.imports if found.at_top and (name := own(found.name)) is not None}
         for module in modules()
@@ -118,7 +108,6 @@ def test_no_two_modules_need_each_other() -> None:
 
 @every_module
 def test_only_the_gateway_imports_litellm(module: Module) -> None:
-    """LiteLLM is imported in one module; that it is imported late holds as for every slow package."""
     if module.name != DOOR:
         assert not [f"line {found.line}" for found in module.imports if found.name.split(".")[0] == "litellm"]
         assert not re.search(r"import(_module|__)\(\s*[\"']litellm", module.text)
@@ -126,15 +115,10 @@ def test_only_the_gateway_imports_litellm(module: Module) -> None:
 
 @every_module
 def test_slow_packages_are_imported_late(module: Module) -> None:
-    """Packages that are slow to load or act on import are imported inside functions."""
-    early = [
-        f"line {found.line}: {found.name}"
-        for found in module.imports
-        if found.at_top
-        and (head := found.name.split(".")[0]) in LATE
-        and module.name.split(".")[0] not in AT_HOME.get(head, ())
-    ]
-    assert not early
+    for found in module.imports:
+        head = found.name.split(".")[0]
+        if head in LATE and module.name.split(".")[0] not in AT_HOME.get(head, ()):
+            assert not found.at_top, f"line {found.line}: {found.name}"
 
 
 WATCH = """
@@ -158,7 +142,6 @@ sys.stderr.write(" ".join(filter(None, seen)) + "|" + " ".join(heavy))
 
 
 def test_importing_is_light(tmp_path: Path) -> None:
-    """Importing the package and each public name loads nothing slow, opens and writes nothing, prints nothing."""
     done = program("-B", "-c", WATCH, *HEAVY, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
     acts, _, heavy = done.stderr.partition("|")
     assert (acts, heavy, done.stdout, done.returncode) == ("", "", "", 0)
@@ -167,7 +150,6 @@ def test_importing_is_light(tmp_path: Path) -> None:
 
 @every_module
 def test_files_and_functions_stay_small(module: Module) -> None:
-    """No file is longer than 300 lines, no function longer than 40 without its docstring."""
     assert module.text.count("\n") <= LINES_OF_A_FILE
     for function in module.functions:
         body = function.body[1:] if ast.get_docstring(function) is not None else function.body
@@ -176,14 +158,12 @@ def test_files_and_functions_stay_small(module: Module) -> None:
 
 
 def test_the_package_stays_small() -> None:
-    """The package has at most this many lines, and the limit is lowered when the package shrinks."""
     lines = sum(module.text.count("\n") for module in modules())
     assert LINES_OF_THE_PACKAGE - 100 <= lines <= LINES_OF_THE_PACKAGE
 
 
 @every_module
 def test_every_module_has_a_docstring_and_only_the_command_line_prints(module: Module) -> None:
-    """Each file begins with a docstring; no module but those of `SPEAKS` writes to stdout."""
     assert not module.text.strip() or ast.get_docstring(module.tree)
     if not matches(module.name, SPEAKS):
         calls = [ast.unparse(node.func) for node in ast.walk(module.tree) if isinstance(node, ast.Call)]
@@ -192,15 +172,9 @@ def test_every_module_has_a_docstring_and_only_the_command_line_prints(module: M
 
 @every_module
 def test_public_functions_name_their_arguments(module: Module) -> None:
-    """No public function takes `**kwargs` without a type that names them."""
-    swallow = [
-        name
-        for name, function in module.public_functions
-        if (kwarg := function.args.kwarg) is not None
-        and name not in HANDS_ON
-        and not ast.unparse(kwarg.annotation or kwarg).startswith("Unpack[")
-    ]
-    assert not swallow
+    for name, function in module.public_functions:
+        if (kwarg := function.args.kwarg) is not None and name not in HANDS_ON:
+            assert ast.unparse(kwarg.annotation or kwarg).startswith("Unpack["), name
 
 
 def pins(lock: str) -> list[Requirement]:
@@ -209,9 +183,15 @@ def pins(lock: str) -> list[Requirement]:
     return [Requirement(line.rstrip("\\ ")) for line in lines if line and line[0] not in " #"]
 
 
-def requirements(lock: str) -> dict[str, Requirement]:
-    """The pinned packages of a lock file that are for this Python."""
-    return {canonicalize_name(pin.name): pin for pin in pins(lock) if pin.marker is None or pin.marker.evaluate()}
+def locked_version(name: str) -> str:
+    """The version of a package for this Python."""
+    (pin,) = (
+        pin
+        for pin in pins("dev.txt")
+        if canonicalize_name(pin.name) == canonicalize_name(name) and (pin.marker is None or pin.marker.evaluate())
+    )
+    (version,) = pin.specifier
+    return version.version
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -219,7 +199,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 @pytest.mark.parametrize("lock", ["dev.txt", "pip.txt"])
 def test_a_lock_has_hashes_and_names_no_host(lock: str) -> None:
-    """Each entry has one version and a hash; no index, host or folder, so that the user's pip settings hold."""
     text = (ROOT / "requirements" / lock).read_text("utf-8")
     assert not re.search(r"://|--(?!hash=)|\.(com|org|io|net)\b|/(home|root|tmp|work|Users)\b", text)
     entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
@@ -228,39 +207,32 @@ def test_a_lock_has_hashes_and_names_no_host(lock: str) -> None:
 
 
 def test_the_lock_holds_all_that_the_project_asks_for() -> None:
-    """Each dependency, extras included, is locked to a version that `pyproject.toml` allows."""
-    locked = {name: next(iter(pin.specifier)).version for name, pin in requirements("dev.txt").items()}
     asked = [*PROJECT["dependencies"], *chain.from_iterable(PROJECT["optional-dependencies"].values())]
     for wanted in map(Requirement, asked):
-        assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)]), f"{wanted}: run `make lock`"
+        assert wanted.specifier.contains(locked_version(wanted.name)), f"{wanted}: run `make lock`"
 
 
 def test_the_malicious_releases_of_litellm_are_excluded() -> None:
     """The metadata excludes the releases that sent keys away; `check` warns of one newer than the locked one."""
     litellm = next(r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "litellm")
-    (locked,) = requirements("dev.txt")["litellm"].specifier
     for version in ("1.82.7", "1.82.8"):
         assert not litellm.specifier.contains(version)
-    assert locked.version == check.TESTED_LITELLM
+    assert locked_version("litellm") == check.TESTED_LITELLM
 
 
 def test_the_classifiers_name_the_pythons_that_are_tested() -> None:
-    """Classifiers, `requires-python` and the workflow name the same versions."""
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
-    tested = re.search(r"^ +python: \[(.+)\]$", workflow, flags=re.MULTILINE)
-    assert tested
-    versions = re.findall(r"[\d.]+", tested[1])
+    (tested,) = re.findall(r"^ +python: \[(.+)\]$", workflow, flags=re.MULTILINE)
+    versions = re.findall(r"[\d.]+", tested)
     named = [line.rpartition(" :: ")[2] for line in PROJECT["classifiers"] if ":: Python :: 3." in line]
     assert named == versions
     assert PROJECT["requires-python"] == f">={versions[0]}"
     assert f"ON={versions[-1]}" in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
-# Which extra brings what a room needs beyond the dependencies; only `testing/` may import it at a module's top.
-EXTRAS = {"testing": ("testing",), "otel": ("telemetry",), "azure": ("providers",), "embedded": ("local",)}
+# The extra that brings what a room needs beyond the dependencies; only `testing/` may import it at a module's top.
+EXTRA_OF = {"testing": "testing", "telemetry": "otel", "providers": "azure", "local": "embedded"}
 READ_AS_DATA = {"tokencost"}
-
-
 PACKAGES_OF = packages_distributions()
 CORE = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
 
@@ -272,29 +244,22 @@ def brought_by(name: str) -> set[str]:
 
 @every_module
 def test_each_import_is_a_declared_dependency(module: Module) -> None:
-    """No module imports an undeclared package; packages of an extra are imported late."""
-    undeclared = []
+    room = module.name.split(".")[0]
+    lines = PROJECT["optional-dependencies"].get(EXTRA_OF.get(room), [])
+    extra = {canonicalize_name(Requirement(line).name) for line in lines}
     for found in module.imports:
         head = found.name.split(".")[0]
-        if head in sys.stdlib_module_names or head == PACKAGE.name or brought_by(head) & CORE:
-            continue
-        room = module.name.split(".")[0]
-        extra = next((extra for extra, rooms in EXTRAS.items() if room in rooms), "")
-        lines = PROJECT["optional-dependencies"].get(extra, [])
-        declared = brought_by(head) & {canonicalize_name(Requirement(line).name) for line in lines}
-        if not declared or (found.at_top and room != "testing"):
-            undeclared.append(f"line {found.line}: {found.name}")
-    assert not undeclared
+        if head not in sys.stdlib_module_names and head != PACKAGE.name and not brought_by(head) & CORE:
+            assert brought_by(head) & extra, f"line {found.line}: {found.name}"
+            assert room == "testing" or not found.at_top, f"line {found.line}: {found.name}"
 
 
 def test_each_declared_dependency_is_used() -> None:
-    """Every declared dependency is imported."""
     imported = {found.name.split(".")[0] for module in modules() for found in module.imports}
     assert set().union(*map(brought_by, imported)) >= CORE - READ_AS_DATA
 
 
 def test_the_wheel_carries_the_data_files() -> None:
-    """The wheel has the default configuration, its schema, the catalogue and `py.typed`; `llm.yaml` is at the root."""
     carried = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
     data = ("llm.yaml", "llm.schema.json", "py.typed", "local/catalogue.json")
     assert {f"testronaut_llm/{name}" for name in data} <= carried
@@ -304,14 +269,11 @@ def test_the_wheel_carries_the_data_files() -> None:
 
 
 def test_version_and_changelog_agree() -> None:
-    """The changelog, the package and its metadata name the same version."""
-    newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), flags=re.MULTILINE)
-    assert newest
-    assert newest.group(1) == PROJECT["version"] == testronaut_llm.__version__
+    newest, *_ = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), flags=re.MULTILINE)
+    assert newest == PROJECT["version"] == testronaut_llm.__version__
 
 
-def test_actions_are_pinned_by_digest() -> None:
-    """Every action of the workflows is pinned by digest, since a tag can be moved."""
+def test_actions_are_pinned_by_digest() -> None:  # a tag can be moved
     used = re.findall(r"uses: (\S+)", "".join(one.read_text("utf-8") for one in ROOT.glob(".github/workflows/*.yml")))
     assert used
     assert not [one for one in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", one)]

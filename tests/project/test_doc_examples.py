@@ -56,27 +56,21 @@ def folder(api: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("block", SHORT, ids=str)
 def test_a_short_python_example_runs(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
-    """It prints the answer, its cost and its model, or an estimate."""
     exec(compile(block.text, str(block), "exec"), {"__name__": "example"})
     printed = capsys.readouterr().out
-    if block.page.name == "estimate.md":
-        assert "USD for 3 of 3 prompts\n0 cached, 0 refused; enough money: True" in printed
-        return
-    # of models that cost the same, the best
-    assert all(words in printed for words in ("-l", "one file a line", "sonnet", "0.000024")), printed
+    usual = ("-l", "one file a line", "sonnet", "0.000024")  # of models that cost the same, the best
+    estimate = ("USD for 3 of 3 prompts\n0 cached, 0 refused; enough money: True",)
+    assert all(words in printed for words in (estimate if block.page.name == "estimate.md" else usual)), printed
 
 
 METHODS = [one for name, one in inspect.getmembers(LLMManager, inspect.isfunction) if not name.startswith("_")]
-CLASSES = (
-    "Answer AsyncStream CallOptions Classification Comparison EmbedOptions Embeddings Estimate LLMError Message Route "
-    "Stream"
-)
-DOCUMENTED = [*METHODS, *(getattr(testronaut_llm, name) for name in CLASSES.split()), options.ClassifyOptions]
+CLASSES = "Answer AsyncStream CallOptions Classification Comparison EmbedOptions Embeddings Estimate LLMError Message"
+PUBLIC = [getattr(testronaut_llm, name) for name in (*CLASSES.split(), "Route", "Stream")]
+DOCUMENTED = [*METHODS, *PUBLIC, options.ClassifyOptions]
 
 
 @pytest.fixture
 def answering() -> Iterator[FakeLLM]:
-    """Yields a fake of the models in docstring examples."""
     row = {"model": "openai/fake", "price": {"input": 0, "output": 0}, "quality": 10}
     tasks = ("cli_analysis", "test_generation", "result_verification", "embedding")
     made = {"models": {"fake": row, "other": row}, "tasks": {name: {"models": ["fake"]} for name in tasks}}
@@ -89,7 +83,6 @@ def answering() -> Iterator[FakeLLM]:
 
 @pytest.mark.parametrize("documented", DOCUMENTED, ids=lambda one: one.__name__)
 def test_the_example_of_a_docstring_runs(documented: Any, answering: FakeLLM) -> None:
-    """Each public method, and each class that callers use, shows a call and its result."""
     module = vars(sys.modules[documented.__module__])
     scope = {**module, "llm": answering, "asyncio": asyncio, "Decimal": Decimal}
     example = doctest.DocTestParser().get_doctest(documented.__doc__, scope, documented.__name__, None, None)
@@ -100,7 +93,6 @@ def test_the_example_of_a_docstring_runs(documented: Any, answering: FakeLLM) ->
 
 
 def commands() -> list[str]:
-    """Returns each line of a console example that runs the program."""
     lines = [line for block in blocks("console") for line in block.text.splitlines()]
     shown = {line[2:].partition(" #")[0].strip().removeprefix(".venv/bin/") for line in lines if line.startswith("$ ")}
     return sorted(line for line in shown if "testronaut-llm " in line and "pip " not in line)
@@ -113,7 +105,6 @@ LOCAL = ROOT / "docs" / "how-to" / "local-models.md"
 def test_an_example_for_ollama_runs(
     number: int, ollama: Ollama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The examples to chat and to embed run with the `llm.yaml` above them."""
     settings = blocks("yaml", LOCAL)[2 * number].text
     (row,) = yaml.safe_load(settings)["models"].values()
     ollama.name = row["model"].removeprefix("ollama/")
@@ -131,7 +122,6 @@ def test_an_example_for_ollama_runs(
 def test_a_console_example_runs(
     line: str, folder: Path, api: Make, ollama: Ollama, tiny_gguf: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each command ends with exit code 0 (`verify` may fail with a random model), without a traceback."""
     ollama.name = "qwen3:8b"
     monkeypatch.setenv("OLLAMA_HOST", ollama.url)
     line, _, given = line.replace(*TINY).partition(" < ")
@@ -143,33 +133,23 @@ def test_a_console_example_runs(
     if TINY[1] in words:
         stored(ModelStore(), tiny_gguf)
     code, out, err = run(*words, stdin="12 passed" if given else None)
-    assert code in ((0, 1) if "verify" in words else (0,)), out + err
+    assert code in ((0, 1) if "verify" in words else (0,)), out + err  # a random model may not pass `verify`
 
 
 PAGE = ROOT / "docs" / "how-to" / "phases.md"
-TREE = {"name": "python", "about": "runs Python", "subcommands": [],
-        "options": [{"names": ["-V", "--version"], "meaning": "print the version", "takes_value": False}]}  # fmt: skip
+OPTION = {"names": ["-V", "--version"], "meaning": "print the version", "takes_value": False}
+TREE = {"name": "python", "about": "runs Python", "subcommands": [], "options": [OPTION]}
 CASE = {"title": "it tells its version", "arguments": ["--version"], "exit_code": 0, "output_has": ["Python 3"]}
 
 
-@pytest.fixture
-def page() -> ModuleType:
-    """The code of the page as a module."""
-    module = sys.modules["phases_page"] = ModuleType("phases_page")
-    exec(compile("\n".join(one.text for one in blocks("python", PAGE)), str(PAGE), "exec"), vars(module))
-    return module
-
-
-@pytest.fixture
-def llm(tmp_path: Path) -> FakeLLM:
-    """A fake over the page's own llm.yaml."""
+def test_the_three_phases_work_together(tmp_path: Path) -> None:
+    """A help text becomes a tree, the tree a plan, its outputs verdicts; a plan that is too long is refused."""
+    page: Any = ModuleType("phases_page")
+    sys.modules["phases_page"] = page
+    exec(compile("\n".join(one.text for one in blocks("python", PAGE)), str(PAGE), "exec"), vars(page))
     (block,) = blocks("yaml", PAGE)
     (tmp_path / "llm.yaml").write_text(block.text)
-    return FakeLLM(tmp_path / "llm.yaml")
-
-
-def test_the_three_phases_work_together(page: Any, llm: FakeLLM) -> None:
-    """A help text becomes a tree, the tree a plan, its outputs verdicts; a plan that is too long is refused."""
+    llm = FakeLLM(tmp_path / "llm.yaml")
     llm.reply(TREE, task="cli_analysis")
     llm.reply([CASE], task="test_generation")
     llm.reply('{"passed": false, "reason": "no version"}', task="result_verification")

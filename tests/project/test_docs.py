@@ -20,7 +20,6 @@ from testronaut_llm.config.source import load_config
 
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
 def test_a_python_example_is_python(block: Block) -> None:
-    """Every Python example compiles."""
     compile(block.text, str(block), "exec")
 
 
@@ -45,8 +44,7 @@ print(state.ready, state.missing)
 """
 
 
-def test_the_worked_provider_example_works(tmp_path: Path) -> None:
-    """The page on adding a provider adds one, which is ready once its key is set."""
+def test_the_worked_example_adds_a_provider_that_is_ready_once_its_key_is_set(tmp_path: Path) -> None:
     page = ROOT / "docs" / "how-to" / "add-a-provider.md"
     (example,) = blocks("python", page)
     (config,) = (block for block in blocks("yaml", page) if "acme" in block.text)
@@ -57,27 +55,23 @@ def test_the_worked_provider_example_works(tmp_path: Path) -> None:
 
 
 def shown_commands() -> list[tuple[str, str]]:
-    """Each use of the command line in the pages that people write, with the page's name."""
     usage = re.compile(r"(?:^\$ (?:\S*/)?|`(?:\w+=\S+ )?)testronaut-llm ([^`\n]+)", re.MULTILINE)
     pages = [page for page in PAGES if page.name != "cli.md"]
     return sorted({(page.name, found) for page in pages for found in usage.findall(page.read_text("utf-8"))})
 
 
 @pytest.mark.parametrize(("page", "line"), shown_commands())
-def test_a_shown_command_exists(page: str, line: str) -> None:
-    """Each command that the pages show exists, and so do its options."""
+def test_a_shown_command_exists_with_its_options(page: str, line: str) -> None:
     command = get_command(app)
     words = shlex.split(line.replace("...", ""))
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
-    alone = getattr(command, "invoke_without_command", True)
-    assert alone, f"{page}: no such command: testronaut-llm {line}"
+    assert getattr(command, "invoke_without_command", True), f"{page}: no such command: testronaut-llm {line}"
     options = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in words if word.startswith("-") and word != "-"} <= options
 
 
 def test_every_own_variable_is_documented() -> None:
-    """The page of environment variables names each `TESTRONAUT_LLM_...` that the code reads, and no other."""
     named = re.compile(r"TESTRONAUT_LLM_[A-Z_]+")
     read = {name for module in modules() for name in named.findall(module.text)}
     page = (ROOT / "docs" / "reference" / "environment.md").read_text("utf-8")
@@ -85,7 +79,6 @@ def test_every_own_variable_is_documented() -> None:
 
 
 def test_the_public_names_are_documented() -> None:
-    """Each public name is in the reference or on a page."""
     text = " ".join(page.read_text("utf-8") for page in PAGES)
     documented = {module.name for module in modules() if f"::: testronaut_llm.{module.name}\n" in text}
     homes = {name: getattr(testronaut_llm, name).__module__.partition(".")[2] for name in testronaut_llm.__all__}
@@ -93,16 +86,11 @@ def test_the_public_names_are_documented() -> None:
 
 
 def test_every_link_to_a_file_leads_to_one() -> None:
-    """A link of the pages that MkDocs does not check leads to a file."""
-    dead = [
-        f"{page.name}: {target}"
-        for page in ROOT.glob("*.md")
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8"))
-        if not (ROOT / target).exists()
-    ]
-    assert not dead
+    """MkDocs checks the pages in docs/."""
+    for page in ROOT.glob("*.md"):
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8")):
+            assert (ROOT / target).exists(), page.name
 
 
 def test_the_readme_fits_two_screens() -> None:
-    """The README has at most 100 lines."""
     assert (ROOT / "README.md").read_text("utf-8").count("\n") <= 100

@@ -31,19 +31,17 @@ def installed(tmp_path: Path) -> Path:
 
 def test_command_and_plugin_of_the_wheel_work(installed: Path, tmp_path: Path) -> None:
     """With a clean HOME and no key, the command writes a file and reads it; pytest has the plugin."""
-    (tmp_path / "project").mkdir()
+    (folder := tmp_path / "project").mkdir()
+    env = {"PATH": str(installed), "HOME": str(tmp_path), "LANG": "C.UTF-8"}
 
     def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(installed / program), *arguments]
-        env = {"PATH": str(installed), "HOME": str(tmp_path), "LANG": "C.UTF-8"}
-        folder = tmp_path / "project"
         return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=100, check=False)
 
     where = run("python", "-c", "import testronaut_llm; print(testronaut_llm.__file__)")
     assert where.stdout.startswith(str(installed.parent)), where.stderr
     assert testronaut_llm.__version__ in run("testronaut-llm", "--version").stdout
-    written = run("testronaut-llm", "init")
-    assert written.returncode == 0, written.stderr
+    assert run("testronaut-llm", "init").returncode == 0
     assert "tasks:" in run("testronaut-llm", "config", "show").stdout
     unready = run("testronaut-llm", "run", "cli_analysis", "Explain `ls`.")
     assert (unready.returncode, "Traceback" in unready.stderr) == (2, False), unready.stderr

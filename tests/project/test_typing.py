@@ -18,14 +18,12 @@ SETTINGS = f"[mypy]\nmypy_path = {ROOT}\nstrict = True\ncache_dir = {ROOT}/.cach
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
 def test_a_type_checker_knows_the_type_of_each_result(checker: str, tmp_path: Path) -> None:
-    """Results, messages and callbacks have the types of the examples, and the wrong ones are errors."""
     if checker == "pyright" and not shutil.which("pyright"):
         pytest.skip("pyright is not installed")
     shutil.copy(EXAMPLES, tmp_path)
     (tmp_path / "mypy.ini").write_text(SETTINGS)
     (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
-    mypy = [sys.executable, "-m", "mypy", EXAMPLES.name]
-    command = mypy if checker == "mypy" else ["pyright", "--pythonpath", sys.executable, EXAMPLES.name]
+    command = [sys.executable, "-m", "mypy"] if checker == "mypy" else ["pyright", "--pythonpath", sys.executable]
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # it would be slow
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, EXAMPLES.name], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
