@@ -25,18 +25,13 @@ YAML = b"version: 1\ntasks:\n  t: {models: [openai/gpt-x]}\n"
 PRICES = b'{"gpt-x": {"litellm_provider": "openai", "input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}}'
 
 
-def _key(file: Path) -> object:
-    file.chmod(0o600)
-    return read_file(str(file))
-
-
 READERS: dict[str, tuple[Callable[[Path], object], bytes]] = {
     "llm.yaml": (lambda file: load_config(file).model_dump(), YAML),
     "--schema": (read_schema, b'{"type": "object"}'),
     "--file": (lambda file: read_prompt(None, file), "caf\u00e9".encode()),
     "--batch": (lambda file: list(keyed(file, "")), b'"one"\n"two"\n'),
     "compare --file": (lambda file: list(prompts_of(file)), b'"one"\n'),
-    "a key file": (_key, b"sk-0123456789\n"),
+    "a key file": (lambda file: file.chmod(0o600) or read_file(str(file)), b"sk-0123456789\n"),
     "cache import": (lambda file: CacheFiles(CacheConfig()).load(file), b""),
     "prices update": (lambda file: update_prices(str(file)).models, PRICES),
 }
@@ -48,7 +43,6 @@ def test_a_mark_is_dropped_and_bad_bytes_are_named(tmp_path: Path, what: str) ->
     read, content = READERS[what]
     (tmp_path / "plain").write_bytes(content)
     plain = read(tmp_path / "plain")
-    (tmp_path / "out.jsonl").unlink(missing_ok=True)
     (tmp_path / "marked").write_bytes(MARK + content)
     assert read(tmp_path / "marked") == plain
     if what != "a key file":
@@ -58,7 +52,6 @@ def test_a_mark_is_dropped_and_bad_bytes_are_named(tmp_path: Path, what: str) ->
 
 
 def test_a_marked_file_can_be_trusted_and_edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The digest of a trusted file ignores the byte order mark."""
     file = tmp_path / "llm.yaml"
     file.write_bytes(MARK + YAML)
     trust(file)
@@ -88,14 +81,12 @@ def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     "use",
     [
         *(config_dir, data_dir, cache_dir, LLMManager),
-        lambda: user_path("~/x"),
         lambda: LLMManager("llm.yaml").complete("t", "hi"),
         lambda: trust("llm.yaml"),
         lambda: update_prices("~/prices.json"),
     ],
 )
 def test_without_a_home_folder_one_error_says_what_to_set(use: Callable[[], object], tmp_path: Path) -> None:
-    """The error names HOME and TESTRONAUT_LLM_HOME, and no folder `~` is created."""
     with pytest.raises(ConfigError, match=r"set HOME, or TESTRONAUT_LLM_HOME"):
         use()
     assert [file.name for file in tmp_path.iterdir()] == ["llm.yaml"]
@@ -103,7 +94,7 @@ def test_without_a_home_folder_one_error_says_what_to_set(use: Callable[[], obje
 
 @pytest.mark.usefixtures("homeless")
 def test_a_command_without_a_home_folder_prints_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends with exit code 2. TESTRONAUT_LLM_HOME is enough; the path of an unknown user is unchanged."""
+    """TESTRONAUT_LLM_HOME is enough; the path of an unknown user is unchanged."""
     for words in ("run t hi", "models pull embedded/smollm2-135m", "cache stats", "trust llm.yaml"):
         code, out, err = run(*words.split())
         assert (code, out, err.count("\n"), "set HOME, or TESTRONAUT_LLM_HOME" in err) == (2, "", 1, True), err

@@ -1,4 +1,4 @@
-"""Small helpers: atomic writes, strict JSON, durations, names, hosts, and reasoning split from the answer."""
+"""Small helpers: atomic writes, and reasoning split from the answer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 
 from testronaut_llm.support.paths import write_atomically
 from testronaut_llm.support.reasoning import TAGS, ReasoningFilter, split, tags_for
-from testronaut_llm.support.text import closest, is_loopback, parse_json
 
 
 def test_a_new_file_is_private_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
-    """A new file has mode 0600, an existing one keeps its mode; line ends and links are unchanged."""
     path, link = tmp_path / "f", tmp_path / "link"
     write_atomically(path, "a\r\nb\né")
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == ("a\r\nb\né".encode(), 0o600)
@@ -29,7 +27,6 @@ def test_a_new_file_is_private_and_an_old_one_keeps_its_mode(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """If a step of the write fails, the old file is unchanged and no temporary file remains."""
     path = tmp_path / "f"
     path.write_text("old")
 
@@ -41,27 +38,6 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_json_that_readers_disagree_about_is_refused() -> None:
-    """The message gives the reason."""
-    for text, says in {
-        "[NaN]": "NaN is not a number",
-        "1e999": "1e999 is not a number that JSON and Python can hold",
-        '{"a": 1, "a": 2}': "'a' occurs twice",
-        '"\\ud800"': "lone surrogate",
-        "[" * 200_000: "nested too deeply",
-    }.items():
-        with pytest.raises(ValueError, match=says):
-            parse_json(text)
-
-
-def test_names_and_hosts() -> None:
-    """Close names and loopback hosts are found; anything that is not certainly this machine is not loopback."""
-    assert closest("cli_analisys", ["default", "cli_analysis"]) == "cli_analysis"
-    assert closest("x", ["default"]) is None
-    urls = ("http://localhost:1", "http://127.0.0.2", "http://[::1]/", "http://localhost.example", "http://[", "")
-    assert [*map(is_loopback, urls)] == [True, True, True, False, False, False]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +77,6 @@ _TEXTS = st.lists(st.sampled_from(["<think>", "</think>", "<thi", "nk>", "[THINK
 @given(_TEXTS)
 @example(["<thi", "nk>", "a", "</think>", "b"])
 def test_reasoning_is_split_off_however_a_text_is_cut(pieces: list[str]) -> None:
-    """A text in any pieces gives the same result as the complete text."""
     text, stream = "".join(pieces), ReasoningFilter(TAGS)
     handed_out = "".join(map(stream.take, pieces)) + stream.end()
     once = ReasoningFilter(TAGS)

@@ -1,21 +1,38 @@
-"""The documentation is correct: examples load, generated pages are current, and nothing is left out."""
+"""The documentation is correct: examples load and run, generated pages are current, and nothing is left out."""
 
 from __future__ import annotations
 
+import asyncio
+import doctest
+import inspect
+import io
 import re
 import shlex
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import faults
 import pytest
 import yaml
 from doc_blocks import PAGES, Block, blocks
-from manager_kit import program
+from fixtures_local import stored
+from manager_kit import Make, Run, program
+from ollama_kit import Ollama
 from source_tree import ROOT, modules
 from typer.main import get_command
 
 import testronaut_llm
+from testronaut_llm import AllModelsFailedError, LLMConfig, LLMManager, options
 from testronaut_llm.cli import app
 from testronaut_llm.config.source import load_config
+from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.testing.fake import FakeLLM
+
+pytestmark = pytest.mark.usefixtures("provider_keys")
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
@@ -94,3 +111,139 @@ def test_every_link_to_a_file_leads_to_one() -> None:
 
 def test_the_readme_fits_two_screens() -> None:
     assert (ROOT / "README.md").read_text("utf-8").count("\n") <= 100
+
+
+SHORT_PAGES = ("README.md", "docs/index.md", "docs/first-answer.md", "docs/how-to/estimate.md")
+SHORT = blocks("python", *(ROOT / name for name in SHORT_PAGES))
+LIST = '[{"flag": "-l", "meaning": "one file a line"}]'
+TINY = ("embedded/smollm2-135m", "embedded/tiny-random")
+"""The tiny model, which is not downloaded, stands in for the small one."""
+
+
+@pytest.fixture
+def folder(api: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the README's llm.yaml, whose models are at one endpoint, and the files that the commands read."""
+    server = api("a", faults.good(LIST))
+    (readme,) = blocks("yaml", ROOT / "README.md")
+    settings = yaml.safe_load(readme.text)
+    row = {"model": "openai/gpt-4o-mini", "api_base": f"{server.url}/v1", "price": {"input": 1, "output": 2}}
+    settings["models"] = {name: {**row, "quality": one["quality"]} for name, one in settings["models"].items()}
+    settings["models"]["embedded"] = {**row, "quality": 1}
+    (tmp_path / "llm.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "answers.jsonl").write_text("")
+    (tmp_path / "prompts.jsonl").write_text('"What does ls do?"\n')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("block", SHORT, ids=str)
+def test_a_short_python_example_runs(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(block.text, str(block), "exec"), {"__name__": "example"})
+    printed = capsys.readouterr().out
+    usual = ("-l", "one file a line", "sonnet", "0.000024")  # of models that cost the same, the best
+    estimate = ("USD for 3 of 3 prompts\n0 cached, 0 refused; enough money: True",)
+    assert all(words in printed for words in (estimate if block.page.name == "estimate.md" else usual)), printed
+
+
+METHODS = [one for name, one in inspect.getmembers(LLMManager, inspect.isfunction) if not name.startswith("_")]
+CLASSES = "Answer AsyncStream CallOptions Classification Comparison EmbedOptions Embeddings Estimate LLMError Message"
+PUBLIC = [getattr(testronaut_llm, name) for name in (*CLASSES.split(), "Route", "Stream")]
+DOCUMENTED = [*METHODS, *PUBLIC, options.ClassifyOptions]
+
+
+@pytest.fixture
+def answering() -> Iterator[FakeLLM]:
+    row = {"model": "openai/fake", "price": {"input": 0, "output": 0}, "quality": 10}
+    tasks = ("cli_analysis", "test_generation", "result_verification", "embedding")
+    made = {"models": {"fake": row, "other": row}, "tasks": {name: {"models": ["fake"]} for name in tasks}}
+    with FakeLLM(config=LLMConfig.model_validate(made)) as llm:
+        llm.reply("It lists files.")
+        llm.reply(["-a", "-l"], task="test_generation")
+        llm.reply("passed", task="result_verification")
+        yield llm
+
+
+@pytest.mark.parametrize("documented", DOCUMENTED, ids=lambda one: one.__name__)
+def test_the_example_of_a_docstring_runs(documented: Any, answering: FakeLLM) -> None:
+    module = vars(sys.modules[documented.__module__])
+    scope = {**module, "llm": answering, "asyncio": asyncio, "Decimal": Decimal}
+    example = doctest.DocTestParser().get_doctest(documented.__doc__, scope, documented.__name__, None, None)
+    assert example.examples
+    report = io.StringIO()
+    doctest.DocTestRunner(verbose=False).run(example, out=report.write)
+    assert not report.getvalue()
+
+
+def commands() -> list[str]:
+    lines = [line for block in blocks("console") for line in block.text.splitlines()]
+    shown = {line[2:].partition(" #")[0].strip().removeprefix(".venv/bin/") for line in lines if line.startswith("$ ")}
+    return sorted(line for line in shown if "testronaut-llm " in line and "pip " not in line)
+
+
+LOCAL = ROOT / "docs" / "how-to" / "local-models.md"
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_example_for_ollama_runs(
+    number: int, ollama: Ollama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = blocks("yaml", LOCAL)[2 * number].text
+    (row,) = yaml.safe_load(settings)["models"].values()
+    ollama.name = row["model"].removeprefix("ollama/")
+    ollama.capabilities = ["embedding"] if number else ["completion"]
+    (tmp_path / "llm.yaml").write_text(settings)
+    monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
+    monkeypatch.setenv("OLLAMA_HOST", ollama.url)
+    exec(compile(blocks("python", LOCAL)[number].text, str(LOCAL), "exec"), {"__name__": "example"})
+    assert capsys.readouterr().out == ("2\n" if number else "Hello.\n")
+    assert len(ollama.loads) == 1
+
+
+@pytest.mark.usefixtures("tiny_offered")
+@pytest.mark.parametrize("line", commands())
+def test_a_console_example_runs(
+    line: str, folder: Path, api: Make, ollama: Ollama, tiny_gguf: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ollama.name = "qwen3:8b"
+    monkeypatch.setenv("OLLAMA_HOST", ollama.url)
+    line, _, given = line.replace(*TINY).partition(" < ")
+    words = shlex.split(line)[1:]
+    if "classify" in words:
+        api("a", faults.good('{"result": "passed"}'))
+    if words[0] == "init":
+        (folder / "llm.yaml").unlink()
+    if TINY[1] in words:
+        stored(ModelStore(), tiny_gguf)
+    code, out, err = run(*words, stdin="12 passed" if given else None)
+    assert code in ((0, 1) if "verify" in words else (0,)), out + err  # a random model may not pass `verify`
+
+
+PAGE = ROOT / "docs" / "how-to" / "phases.md"
+OPTION = {"names": ["-V", "--version"], "meaning": "print the version", "takes_value": False}
+TREE = {"name": "python", "about": "runs Python", "subcommands": [], "options": [OPTION]}
+CASE = {"title": "it tells its version", "arguments": ["--version"], "exit_code": 0, "output_has": ["Python 3"]}
+
+
+def test_the_three_phases_work_together(tmp_path: Path) -> None:
+    """A help text becomes a tree, the tree a plan, its outputs verdicts; a plan that is too long is refused."""
+    page: Any = ModuleType("phases_page")
+    sys.modules["phases_page"] = page
+    exec(compile("\n".join(one.text for one in blocks("python", PAGE)), str(PAGE), "exec"), vars(page))
+    (block,) = blocks("yaml", PAGE)
+    (tmp_path / "llm.yaml").write_text(block.text)
+    llm = FakeLLM(tmp_path / "llm.yaml")
+    llm.reply(TREE, task="cli_analysis")
+    llm.reply([CASE], task="test_generation")
+    llm.reply('{"passed": false, "reason": "no version"}', task="result_verification")
+    tree = page.analyse(llm, [sys.executable])
+    assert tree == page.Command.model_validate(TREE)
+    (case,) = page.plan(llm, tree)
+    assert case == page.Case.model_validate(CASE)
+    assert page.verify(llm, case, "Python 3.11.7\n", 0).passed
+    assert page.verify(llm, case, "Ruby", 0) == page.Verdict(passed=False, reason="no version")
+    spent = {name: one.calls for name, one in llm.spend().by_task.items()}
+    assert spent == dict.fromkeys(("cli_analysis", "test_generation", "result_verification"), 1)
+    llm.reply([CASE] * 3, task="test_generation")
+    with pytest.raises(AllModelsFailedError, match="accept"):
+        page.plan(llm, page.Command.model_validate(TREE), most=2)

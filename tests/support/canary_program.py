@@ -1,7 +1,4 @@
-"""A program for `test_canary.py`: does everything with keys set, and logs all that it can.
-
-Run as `canary_program.py FOLDER CASSETTE_FOLDER`; the keys are in the environment and in files of FOLDER.
-"""
+"""A program for `test_canary.py`, `canary_program.py LLM_YAML`: does everything with keys set, and logs all."""
 
 from __future__ import annotations
 
@@ -22,7 +19,6 @@ from testronaut_llm.cli import main
 
 
 def say(*values: object) -> None:
-    """Prints the values."""
     sys.stdout.write("\n".join(map(str, values)) + "\n")
 
 
@@ -37,8 +33,10 @@ def tell(error: LLMError) -> None:
 
 def tell_answer(answer: Answer[Any]) -> None:
     """Prints all facts of an answer; its text only if it is what a harmless server says."""
-    shown = answer if answer.text == "fine" else answer.attempts
-    say(repr(shown), (answer.text == "fine" and answer.text, answer.cached))
+    if answer.text == "fine":
+        say(repr(answer), (answer.text, answer.cached))
+    else:
+        say(repr(answer.attempts))
 
 
 async def ask(llm: LLMManager, model: str, mode: str, key: str) -> None:
@@ -61,7 +59,6 @@ async def ask(llm: LLMManager, model: str, mode: str, key: str) -> None:
 
 
 def command(*arguments: str) -> None:
-    """Runs a command line in this process, with any exit code."""
     sys.argv = ["testronaut-llm", *arguments]
     with contextlib.suppress(SystemExit):
         main()
@@ -81,19 +78,13 @@ def everything(file: str, key: str) -> None:
             llm.embed("t", "hi", model="echo")
         except LLMError as error:
             tell(error)
-    for arguments in (
-        ("check", "--json", "--live"),
-        ("check",),
-        ("route", "t", "hi", "--json"),
-        ("run", "t", "hi", "--json", "--model", "echo"),
-        ("compare", "hi", "--models", "echo,header", "--json"),
-        ("config", "show"),
-        ("config", "show", "--json"),
-        ("spend", "--json"),
-        ("cache", "stats", "--json"),
-        ("cache", "export", str(Path(file).with_name("export.jsonl"))),
+    for line in (
+        *("check --json --live", "check", "route t hi --json", "run t hi --json --model echo", "config show"),
+        *("compare hi --models echo,header --json", "config show --json", "spend --json"),
+        f"cache export {Path(file).with_name('export.jsonl')}",
     ):
-        command(*arguments, *(() if arguments[0] == "cache" and arguments[1] == "stats" else ("--config", file)))
+        command(*line.split(), "--config", file)
+    command("cache", "stats", "--json")
 
 
 if __name__ == "__main__":

@@ -70,22 +70,20 @@ def killed(home: Path, start: int, after: float) -> Done:
 
 
 def problems(home: Path, done: Done) -> Iterator[str]:
-    """Yields each problem of the ledger, the cache, llm.yaml, the event file and the model index."""
-    settled, cached, edited, logged = (
-        [number for kind, number in done if kind == what] for what in ("settled", "cached", "edited", "logged")
-    )
+    kinds = ("settled", "cached", "edited", "logged")
+    settled, cached, edited, logged = ([number for kind, number in done if kind == what] for what in kinds)
     with contextlib.closing(Ledger(home / "ledger.sqlite3", clock=lambda: time.time() + 10_000)) as ledger:
         spent, aside = ledger.standing("s")
     if spent < len(settled) * COST or aside:
         yield f"{len(settled)} calls were settled; the ledger says {spent}, and {aside} is set aside for ever"
     with contextlib.closing(AnswerCache(home / "cache")) as cache:
-        texts = {number: cache.read(f"{number:064x}", str) for number in cached[-500:]}
+        for number in cached[-500:]:
+            text = cache.read(f"{number:064x}", str)
+            if text is None or not text.startswith(f"answer {number} "):
+                yield f"answer {number} was stored, and is {text!r:.40}"
         cache.write("f" * 64, "after", SETTINGS, task="t")
         if cache.read("f" * 64, str) != "after":
             yield "the cache takes nothing any more"
-    for number, text in texts.items():
-        if text is None or not text.startswith(f"answer {number} "):
-            yield f"answer {number} was stored, and is {text!r:.40}"
     value = load_config(home / "llm.yaml").tasks["t"].max_tokens
     if edited and value < edited[-1]:
         yield f"llm.yaml says {value}, and {edited[-1]} was saved"

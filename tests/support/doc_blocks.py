@@ -14,8 +14,6 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced example of a page."""
-
     page: Path
     line: int
     language: str

@@ -38,15 +38,12 @@ class Received:
 
     @property
     def body(self) -> Any:
-        """The JSON body, or None."""
-        try:
+        with contextlib.suppress(ValueError):
             return json.loads(self.raw)
-        except ValueError:
-            return None
+        return None
 
     @property
     def wire(self) -> str:
-        """Name of the wire, by path."""
         if "/openai/deployments/" in self.path or self.path.startswith("/openai/v1/"):
             return "azure"
         if self.path.endswith("/messages"):
@@ -62,19 +59,15 @@ class Exchange:
     """One request to answer, and ways to answer it wrongly."""
 
     def __init__(self, sock: socket.socket, request: Received, endpoint: Endpoint) -> None:
-        self.request, self.endpoint = request, endpoint
-        self.open = True
-        self._sock = sock
-        self.send = sock.sendall
+        self.request, self.endpoint, self.open = request, endpoint, True
+        self._sock, self.send = sock, sock.sendall
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
-        """Send the status line and the headers."""
         lines = [f"HTTP/1.1 {status} {http.client.responses.get(status, 'Unknown')}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self.send("\r\n".join([*lines, "", ""]).encode("latin-1"))
 
     def respond(self, status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        """Sends a complete and correct response."""
         self.head(status, {"content-type": content_type, "content-length": str(len(body)), **(headers or {})})
         self.send(body)
 
@@ -90,12 +83,10 @@ class Exchange:
                 raise ConnectionResetError
 
     def close(self) -> None:
-        """End the connection in the usual way."""
         self.open = False
         _shut_down(self._sock)
 
     def reset(self) -> None:
-        """Closes the connection with a reset."""
         self.open = False
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -125,7 +116,6 @@ class Endpoint(ThreadingTCPServer):
         return self
 
     def reply_to(self, request: Received) -> Reply:
-        """Notes the request, and returns the planned reply."""
         with self.lock:
             self.requests.append(request)
             return self.replies[min(len(self.requests), len(self.replies)) - 1]
@@ -145,12 +135,10 @@ class Endpoint(ThreadingTCPServer):
                 self.handle_request()
 
     def shutdown_request(self, request: Any) -> None:
-        """Closes a connection; without the usual shutdown, which would come before a reset."""
-        request.close()
+        request.close()  # without the usual shutdown, which would come before a reset
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Fails the test, as an error in any other thread does."""
-        raise  # noqa: PLE0704 - it is called in an `except`
+        raise  # noqa: PLE0704 - it is called in an `except`; an error in a thread fails the test
 
 
 class _Connection(StreamRequestHandler):
@@ -171,12 +159,11 @@ class _Connection(StreamRequestHandler):
 
 
 class FaultServer(contextlib.ExitStack):
-    """Endpoints by name, each on a port of its own; of another `kind` if it is given."""
+    """Endpoints by name, each on a port of its own."""
 
     def __init__(self, kind: type[Endpoint] = Endpoint) -> None:
         super().__init__()
-        self.kind = kind
-        self.endpoints: dict[str, Endpoint] = {}
+        self.kind, self.endpoints = kind, dict[str, Endpoint]()
 
     def plan(self, name: str, *replies: Reply) -> Any:
         """The endpoint of this name, made when it is new, with a new plan."""

@@ -27,10 +27,8 @@ from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.options import call_of
 from testronaut_llm.records import Call
 
-Make = Callable[..., "Api"]
-"""The fixture `api`."""
-Run = Callable[..., tuple[int, str, str]]
-"""The fixture `run`."""
+Make = Callable[..., "Api"]  # the fixture `api`
+Run = Callable[..., tuple[int, str, str]]  # the fixture `run`
 MODES = ("complete", "acomplete", "stream", "astream")
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY")
 PRICE = {"input": "1", "output": "2", "cache_read": "0.1", "cache_write": "1.25"}
@@ -42,16 +40,13 @@ class Api(Endpoint):
 
     @property
     def asked(self) -> list[Received]:
-        """The requests to models."""
         return self.requests
 
     @property
     def bodies(self) -> list[Any]:
-        """The JSON bodies of the requests to models."""
-        return [one.body for one in self.asked]
+        return [one.body for one in self.requests]
 
     def reply_to(self, request: Received) -> Reply:
-        """Returns the planned reply, or a list of models."""
         if request.path.endswith("/api/ps"):
             return raw(200, b'{"models": []}')
         if request.method == "GET":
@@ -68,14 +63,13 @@ def apis() -> Iterator[Callable[..., Api]]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultServer]:
-    """A fault server for the tests of a module."""
     with FaultServer() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[Callable[..., Api]]:
-    """Endpoints for the tests of a module; LiteLLM is loaded first, so that deadlines do not include it."""
+    """Makes endpoints; LiteLLM is loaded first, so that deadlines do not include it."""
     _warm_up()
     with apis() as make:
         yield make
@@ -96,44 +90,28 @@ def _warm_up() -> None:
 
 @pytest.fixture
 def provider_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sets the usual key variable of each provider."""
     for name in KEYS:
         monkeypatch.setenv(name, KEY)
 
 
 def program(*arguments: object, timeout: float = 110, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Runs a Python process to its end."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **options)
 
 
-def _command_line(patch: pytest.MonkeyPatch) -> Callable[..., int]:
-    def running(*arguments: str, stdin: str | None = None) -> int:
-        patch.setattr(sys, "argv", ["testronaut-llm", *arguments])
-        if stdin is not None:
-            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0)
-
-    return running
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs a command line in this process; returns its exit code."""
-    return _command_line(monkeypatch)
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command line; returns its exit code, stdout and stderr."""
-    command = _command_line(monkeypatch)
+    """Runs a command line in this process; returns its exit code, stdout and stderr."""
 
     def running(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
-        code, (out, err) = command(*arguments, stdin=stdin), capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["testronaut-llm", *arguments])
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
         assert "Traceback" not in err
-        return code, out, err
+        return int(ended.value.code or 0), out, err
 
     return running
 
@@ -160,7 +138,6 @@ def used_slots(llm: LLMManager) -> int:
 
 
 def is_idle(llm: LLMManager) -> bool:
-    """True once no call runs and no slot is in use."""
     return eventually(lambda: not under_way(llm) and not used_slots(llm))
 
 
@@ -188,26 +165,14 @@ async def ask(llm: LLMManager, mode: str, prompt: Any = "hi", **given: Any) -> A
 
 
 def model(wire: str, api: Api | str, **fields: Any) -> dict[str, Any]:
-    """A row of `llm.yaml` for a wire at an endpoint."""
     url = api if isinstance(api, str) else api.url
-    row: dict[str, Any] = {"model": MODELS[wire], "api_base": f"{url}/v1" if wire == "openai" else url}
-    if wire in VERSIONS:
-        row["api_version"] = VERSIONS[wire]
-    if wire == "ollama":
-        row.update(context_window=8192, local=True)
-    else:
-        row.update(price=PRICE, context_window=8192, max_output=4096)
-    return {**row, **fields}
+    row = {"model": MODELS[wire], "api_base": f"{url}/v1" if wire == "openai" else url, "context_window": 8192}
+    version = {"api_version": VERSIONS[wire]} if wire in VERSIONS else {}
+    kind = {"local": True} if wire == "ollama" else {"price": PRICE, "max_output": 4096}
+    return {**row, **version, **kind, **fields}
 
 
-def config(
-    models: Mapping[str, Any],
-    tasks: Mapping[str, Any] | None = None,
-    *,
-    limits: Any = None,
-    budget: Any = None,
-    **task: Any,
-) -> LLMConfig:
+def config(models: Any, tasks: Any = None, *, limits: Any = None, budget: Any = None, **task: Any) -> LLMConfig:
     """A configuration whose task `t` lists all these models in their order; `budget` is the file's."""
     settings = {"models": list(models), "strategy": "as_listed", "cache": "off", **task}
     scoped = {"scope": "tests", **budget} if budget else None
@@ -215,7 +180,6 @@ def config(
 
 
 def manager(models: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, **task: Any) -> LLMManager:
-    """A manager of such a configuration, with prices that are read once for all tests."""
     made = LLMManager(config=config(models, tasks, **task))
     made._caller.services.prices = prices()
     return made
@@ -228,7 +192,6 @@ def prices() -> PriceTable:
 
 
 def looked_up(llm: LLMManager, task: str = "t", prompt: str = "hi", **given: Any) -> Call:
-    """Returns the call that `llm` would look up."""
     return call_of(llm.config, task, prompt, given)  # type: ignore[arg-type]
 
 

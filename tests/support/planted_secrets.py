@@ -82,22 +82,19 @@ KINDS = {
 
 
 class Planted(NamedTuple):
-    """A text with the secrets that it holds."""
-
     text: str
     secrets: tuple[str, ...]
 
 
 def texts() -> list[str]:
-    """The texts as they were printed."""
     return [one["text"] for one in json.loads(DATA.read_text("utf-8"))]
 
 
-def planted(many: int = 500, seed: int = 24) -> list[Planted]:
-    """The texts with `many` secrets among their lines, each kind about as often as the others."""
-    chance, found = random.Random(seed), [(text.splitlines(), list[str]()) for text in texts()]
+def planted() -> list[Planted]:
+    """The texts with 500 secrets among their lines, each kind about as often as the others."""
+    chance, found = random.Random(24), [(text.splitlines(), list[str]()) for text in texts()]
     kinds = list(KINDS.values())
-    for number in range(many):
+    for number in range(500):
         lines, secrets = found[number % len(found)]
         before, secret, after = re.split("[«»]", _filled(chance, kinds[number % len(kinds)]))
         lines.insert(chance.randrange(len(lines) + 1), before + secret + after)
@@ -105,9 +102,9 @@ def planted(many: int = 500, seed: int = 24) -> list[Planted]:
     return [Planted("\n".join(lines), tuple(secrets)) for lines, secrets in found]
 
 
-def harmless(seed: int = 24) -> list[str]:
+def harmless() -> list[str]:
     """The texts with random-looking data that is not a secret: git digests, UUIDs, a picture in base64."""
-    chance = random.Random(seed)
+    chance = random.Random(24)
     picture = base64.b64encode(b"\x89PNG\r\n" + chance.randbytes(600)).decode()
     data = "commit <h40>\nindex <h7>..<h7>\nsha256:<h64>\nid <h8>-<h4>-4<h3>-8<h3>-<h12>"
     return [f"{text}\n{_filled(chance, data)}\n![](data:image/png;base64,{picture})" for text in texts()]

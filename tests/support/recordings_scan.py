@@ -31,7 +31,6 @@ def allowed_names() -> set[str]:
 
 
 def private_names(text: str) -> list[tuple[str, str]]:
-    """Returns the kind and name of each private name in a text."""
     found = ((kind, match[match.lastindex or 0]) for kind, pattern in _NAMES for match in pattern.finditer(text))
     return list(dict.fromkeys(found))
 

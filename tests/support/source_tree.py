@@ -15,11 +15,9 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Import(NamedTuple):
-    """One imported module, where it is imported, and whether importing the file imports it too."""
-
     name: str
     line: int
-    at_top: bool
+    at_top: bool  # True if importing the file imports it, too
 
 
 class Module:
@@ -34,16 +32,8 @@ class Module:
         self.public_functions = list(_public(self.tree, ""))  # with constructors; the names are those of callers
 
 
-def pin(package: str) -> str:
-    """The version of a package in the lock file."""
-    found = re.search(rf"^{package}==([^ ;]+)", (ROOT / "requirements" / "dev.txt").read_text("utf-8"), re.MULTILINE)
-    assert found, package
-    return found[1]
-
-
 @cache
 def modules() -> list[Module]:
-    """Every file of the package; each is parsed once."""
     return [Module(path) for path in sorted(PACKAGE.rglob("*.py"))]
 
 

@@ -31,10 +31,6 @@ from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
 
 Found = dict[str, tuple[int, str]]
-_PR_CAPBSET_DROP = 24
-_OVERRIDES = (1, 2, 3)
-"""Linux capabilities that let root pass over a file's mode: DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER."""
-
 COMMANDS = [
     shlex.split(line)
     for line in (
@@ -50,75 +46,66 @@ COMMANDS = [
 
 def obey_modes() -> None:
     """Gives up root's power to write against file modes, for this process and its children."""
-    libc = ctypes.CDLL(None)
-    for capability in _OVERRIDES:
-        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+    drop = 24  # PR_CAPBSET_DROP
+    for capability in (1, 2, 3):  # DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER
+        ctypes.CDLL(None).prctl(drop, capability, 0, 0, 0)
 
 
 def attempt(work: Callable[[], object]) -> tuple[int, str]:
     try:
         return 0, str(work())
+    except SystemExit as end:
+        return int(end.code or 0), ""
     except LLMError as error:
         return 1, f"{error.code}: {error}"
     except BaseException:
         return -1, traceback.format_exc()
 
 
-def command(arguments: list[str]) -> tuple[int, str]:
+def command(*arguments: str) -> tuple[int, str]:
     said = io.StringIO()
     sys.argv = ["testronaut-llm", *arguments]
     with redirect_stdout(said), redirect_stderr(said):
-        try:
-            run_command()
-        except SystemExit as end:
-            return int(end.code or 0), said.getvalue()
-        except BaseException:
-            return -1, traceback.format_exc()
-    return 0, said.getvalue()
+        code, failure = attempt(run_command)
+    return code, failure or said.getvalue()
 
 
 def calls(file: Path, home: Path) -> Found:
-    """Returns the results of calls with this `llm.yaml` and home."""
     os.environ["TESTRONAUT_LLM_HOME"] = str(home)
-    found: Found = {}
     with LLMManager(file) as llm:
-        found["complete"] = attempt(lambda: llm.complete("t", "hi").text)
-        found["again"] = attempt(lambda: llm.complete("t", "hi").text)
-        found["stream"] = attempt(lambda: "".join(llm.stream("t", "hello")))
-        found["paid"] = attempt(lambda: llm.complete("t", "hi", max_cost="0.5", cache="off").text)
-        found["batch"] = attempt(lambda: [type(one).__name__ for one in llm.batch("t", ["a", "b"])])
-    return found
+        return {
+            "complete": attempt(lambda: llm.complete("t", "hi").text),
+            "again": attempt(lambda: llm.complete("t", "hi").text),
+            "stream": attempt(lambda: "".join(llm.stream("t", "hello"))),
+            "paid": attempt(lambda: llm.complete("t", "hi", max_cost="0.5", cache="off").text),
+            "batch": attempt(lambda: [type(one).__name__ for one in llm.batch("t", ["a", "b"])]),
+        }
 
 
 def everything(place: Path, home: Path) -> Found:
-    """Returns the results of calls and commands in this folder."""
     os.chdir(place)
-    return {**calls(Path("llm.yaml"), home), **{" ".join(words): command(words) for words in COMMANDS}}
+    return {**calls(Path("llm.yaml"), home), **{" ".join(words): command(*words) for words in COMMANDS}}
 
 
-def watched(work: Callable[[], Found]) -> tuple[Found, str]:
-    said = io.StringIO()
-    with redirect_stderr(said):
-        found = work()
+def watched(work: Callable[..., Found], *given: Path) -> tuple[Found, str]:
+    with redirect_stderr(said := io.StringIO()):
+        found = work(*given)
     return found, said.getvalue()
 
 
-def lock(folder: Path, *, writable: bool = False) -> None:
-    """Removes the right to write from a folder and all in it, or restores it."""
-    for one in [folder, *folder.rglob("*")]:
-        one.chmod((0o500 if one.is_dir() else 0o400) | (0o200 if writable else 0))
+def allow(mode: int, *folders: Path) -> None:
+    """Sets the mode of these folders and of all in them; files cannot be executed."""
+    for one in (one for folder in folders for one in [folder, *folder.rglob("*")]):
+        one.chmod(mode if one.is_dir() else mode & 0o600)
 
 
 def on_locked_folders(folder: Path) -> list[tuple[Found, str]]:
-    unused, used, free, locked = (folder / name for name in ("unused", "used", "free", "locked"))
-    results = []
-    everything(free, used)
-    for home in (unused, used):
-        lock(home)
-        lock(locked)
-        results.append(watched(lambda home=home: everything(locked, home)))
-        lock(home, writable=True)
-        lock(locked, writable=True)
+    everything(folder / "free", folder / "used")
+    results, place = [], folder / "locked"
+    for home in (folder / "unused", folder / "used"):
+        allow(0o500, home, place)
+        results.append(watched(everything, place, home))
+        allow(0o700, home, place)
     return results
 
 
@@ -127,7 +114,7 @@ def on_a_full_disk(folder: Path) -> Found:
     before = file.read_text()
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(folder.name), resource.RLIM_INFINITY))
     found = calls(file, folder / "home")
-    found["report"] = command(["spend", "--config", str(file)])
+    found["report"] = command("spend", "--config", str(file))
     found["pull"] = attempt(lambda: fetch("tiny-random", store=ModelStore()))
     found["set"] = attempt(lambda: set_value(str(file), "tasks.t.max_tokens", "7"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -140,7 +127,7 @@ def main(folder: str, *sizes: str) -> None:
     tiny_model.offer(Path(tempfile.mkdtemp()))
     results = on_locked_folders(Path(folder))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    results += [watched(lambda size=size: on_a_full_disk(Path(folder, size))) for size in sizes]
+    results += [watched(on_a_full_disk, Path(folder, size)) for size in sizes]
     sys.stdout.write(json.dumps(results))
 
 

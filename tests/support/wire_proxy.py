@@ -16,16 +16,10 @@ from werkzeug import Request, Response
 from werkzeug.serving import WSGIRequestHandler
 
 WSGIRequestHandler.protocol_version = "HTTP/1.0"  # else a threaded server changes it for all servers of the process
-_CLASSIC = re.compile(r"/openai/deployments/[^/]+(/.+)")
-_V1 = re.compile(r"/openai/v1(/.+)")
 
 
 class WireProxy(HTTPServer):
-    """Runs while its block does; `.url` is what to put into `api_base`.
-
-    Args:
-        api_base: the server behind it, ending in `/v1`.
-    """
+    """Runs while its block does; `.url` is what to put into `api_base`. The server behind it ends in `/v1`."""
 
     def __init__(self, api_base: str) -> None:
         super().__init__(threaded=True)
@@ -34,14 +28,13 @@ class WireProxy(HTTPServer):
 
     @property
     def url(self) -> str:
-        """The address of the proxy."""
         return self.url_for("").rstrip("/")
 
     def _pass_on(self, request: Request) -> Response:
         key = request.headers.get("api-key", "")
-        if found := _CLASSIC.fullmatch(request.path):
+        if found := re.fullmatch(r"/openai/deployments/[^/]+(/.+)", request.path):
             key = key if "api-version" in request.args else ""
-        elif found := _V1.fullmatch(request.path):
+        elif found := re.fullmatch(r"/openai/v1(/.+)", request.path):
             key = key or request.headers.get("Authorization", "").removeprefix("Bearer ")
         if not (found and key):
             return Response("not in an Azure form, or without its key", 599)

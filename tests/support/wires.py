@@ -29,28 +29,24 @@ MODES = ("text", "stream", "schema", "embeddings", "truncated", "too_long", "wro
 
 @dataclass(frozen=True)
 class Wire:
-    """A server seen over one wire. `gaps` says for a mode without a recording why there is none.
-
-    `path` follows the server's URL in `api_base`.
-    """
+    """A server seen over one wire."""
 
     name: str
     provider: str
     server: str
-    path: str = ""
+    path: str = ""  # follows the server's URL in `api_base`
     api_version: str | None = None
-    gaps: Mapping[str, str] = field(default_factory=dict)
+    gaps: Mapping[str, str] = field(default_factory=dict)  # why a mode has no recording
 
     @property
     def embedded(self) -> bool:
-        """True for the llama.cpp server of this package."""
         return self.name.startswith("llama.cpp")
 
 
 _NAMED = {"missing_model": "llama.cpp answers any model name with its one model"}
 _PAID = {"too_long": "a prompt that fills a paid model's window is not worth its price; the fault server has the body"}
 _NO_EMBEDDINGS = {"embeddings": "the Anthropic wire has no embeddings"}
-_NO_SCHEMA = {"schema": "llama.cpp's Anthropic wire takes no schema"}
+_NOT_ANTHROPIC = {**_NO_EMBEDDINGS, "schema": "llama.cpp's Anthropic wire takes no schema"}
 _OLLAMA = {
     "wrong_key": "Ollama checks no key",
     "too_long": "our check of the window stops it before it is sent",
@@ -59,9 +55,7 @@ _OLLAMA = {
 _LLAMA = "llama.cpp behind a proxy that gives it Azure's"
 WIRES = (
     Wire("llama.cpp-openai", "openai", "llama.cpp, its OpenAI wire", "/v1", gaps=_NAMED),
-    Wire(
-        "llama.cpp-anthropic", "anthropic", "llama.cpp, its Anthropic wire", gaps=_NAMED | _NO_EMBEDDINGS | _NO_SCHEMA
-    ),
+    Wire("llama.cpp-anthropic", "anthropic", "llama.cpp, its Anthropic wire", gaps=_NAMED | _NOT_ANTHROPIC),
     Wire("llama.cpp-azure-classic", "azure", f"{_LLAMA} classic URLs", api_version="2024-10-21", gaps=_NAMED),
     Wire("llama.cpp-azure-v1", "azure", f"{_LLAMA} v1 URLs", api_version="v1", gaps=_NAMED),
     Wire("ollama", "ollama", "Ollama", gaps=_OLLAMA),
@@ -90,8 +84,6 @@ def cases(mode: str) -> list[Any]:
 
 
 class Servers:
-    """The address and key of each wire; a replay has no server, and a dummy key."""
-
     def __init__(self, stack: ExitStack, *, recording: bool) -> None:
         self._stack, self.recording = stack, recording
         self._runner: EmbeddedRunner | None = None
@@ -99,7 +91,7 @@ class Servers:
         self.settings = _settings()
 
     def reach(self, wire: Wire, *, embeddings: bool = False) -> tuple[str, str]:
-        """Returns `api_base` and key."""
+        """Returns `api_base` and key; a replay has no server, and a dummy key."""
         if not self.recording:
             return DEAD + wire.path, "a-key-of-no-account"
         if not wire.embedded:
@@ -115,7 +107,6 @@ class Servers:
         return self._proxies[endpoint.api_base].url, endpoint.token
 
     def model(self, wire: Wire, *, embeddings: bool = False) -> str:
-        """The model's name on that server."""
         if wire.embedded:
             return SMOLLM
         return self.settings.embedding_model if embeddings else self.settings.model
