@@ -26,19 +26,13 @@ _STEERING = re.compile(
 )
 
 
-# Short names for the plugin's fixtures.
 cassette = pytest.fixture(lambda llm_cassette: llm_cassette)
 network = pytest.fixture(lambda llm_network: llm_network)
 
 
 def pytest_configure() -> None:
-    """Sets two things that tests rely on.
-
-    No event loop of the main thread: pytest-asyncio would make one, and the first `asyncio.run` drop it unclosed.
-    And Ctrl-C works: a shell disables it for a job in the background.
-    """
-    asyncio.set_event_loop(None)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    asyncio.set_event_loop(None)  # pytest-asyncio would make one, and the first `asyncio.run` drop it unclosed
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell sets it for a job in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -61,11 +55,10 @@ def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _own_folders(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch, llm_network: NetworkGuard) -> Iterator[None]:
-    """Gives a test its own folders, and no network.
+    """Gives a test its own folders and no network, in one fixture, since each costs every test something.
 
-    One fixture for all of it, since each fixture costs every test something. A test that tries to leave the machine
-    fails, also in a thread. What it configured of structlog is undone. A cassette that stayed in the HTTP clients
-    would answer, or slow down, the next test.
+    A test that tries to leave the machine fails, also in a thread. What it configured of structlog is undone. A
+    cassette that stayed in the HTTP clients would answer, or slow down, the next test.
     """
     home = next(_homes)
     home.mkdir()

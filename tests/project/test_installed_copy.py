@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sysconfig
+import tarfile
 import venv
 from pathlib import Path
 
@@ -19,12 +20,18 @@ def installed(tmp_path: Path) -> Path:
     """The `bin` folder of an environment with the built wheel and the libraries of this one."""
     built = program("-m", "build", "--no-isolation", "--outdir", tmp_path, ROOT)
     assert built.returncode == 0, built.stdout
-    (wheel,) = tmp_path.glob("*.whl")
+    (wheel,), (sources,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    assert (ROOT / "llm.yaml").is_symlink()  # to the one in the package
+    with tarfile.open(sources) as packed:
+        assert sources.name.replace(".tar.gz", "/llm.yaml") in packed.getnames()
     venv.create(tmp_path / "env", symlinks=True)
     python = tmp_path / "env" / "bin" / "python"
     pip = program("-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", "--no-compile", wheel)
     assert pip.returncode == 0, pip.stderr
     (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    assert {one.name.partition("-")[0] for one in site.iterdir()} == {"testronaut_llm"}
+    for name in ("llm.yaml", "llm.schema.json", "py.typed", "local/catalogue.json"):
+        assert (site / "testronaut_llm" / name).is_file()
     (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python.parent
 

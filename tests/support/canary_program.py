@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from manager_kit import MODES, ask
 
 from testronaut_llm import Answer, LLMError, LLMManager
 from testronaut_llm.cli import main
@@ -39,21 +40,10 @@ def tell_answer(answer: Answer[Any]) -> None:
         say(repr(answer.attempts))
 
 
-async def ask(llm: LLMManager, model: str, mode: str, key: str) -> None:
-    given = {"model": model, "metadata": {"note": f"asked with {key}"}}
+def call(llm: LLMManager, model: str, mode: str, key: str) -> None:
+    prompt, metadata = "hello" if mode == "stream" else "hi", {"note": f"asked with {key}"}
     try:
-        if mode == "complete":
-            tell_answer(llm.complete("t", "hi", **given))
-        elif mode == "acomplete":
-            tell_answer(await llm.acomplete("t", "hi", **given))
-        elif mode == "stream":
-            for _ in range(2 if model.startswith("fields") else 1):  # the second comes from the cache
-                with llm.stream("t", "hello", **given) as pieces:
-                    list(pieces)
-                tell_answer(pieces.answer)
-        else:
-            async with llm.astream("t", "hi", **given) as stream:
-                [piece async for piece in stream]
+        tell_answer(asyncio.run(ask(llm, mode, prompt, model=model, metadata=metadata)))
     except LLMError as error:
         tell(error)
 
@@ -69,9 +59,9 @@ def everything(file: str, key: str) -> None:
     structlog.configure(processors=[structlog.processors.JSONRenderer()], logger_factory=structlog.PrintLoggerFactory())
     with LLMManager(file) as llm:
         for model in llm.config.models:
-            again = ("complete",) if model.startswith("fields") else ()
-            for mode in ("complete", *again, "stream", *(("acomplete", "astream") if model == "echo" else ())):
-                asyncio.run(ask(llm, model, mode, key))
+            twice = 2 if model.startswith("fields") else 1  # the second comes from the cache
+            for mode in MODES if model == "echo" else ("complete", "stream") * twice:
+                call(llm, model, mode, key)
             say(repr(llm.config.model(model)), llm.route("t", "hi", model=model))
         say(repr(llm.config), llm.config.model_dump_json(), llm.spend())
         try:

@@ -88,8 +88,8 @@ def problems(home: Path, done: Done) -> Iterator[str]:
     if edited and value < edited[-1]:
         yield f"llm.yaml says {value}, and {edited[-1]} was saved"
     log = home / "log" / "events.jsonl"
-    events = [json.loads(line) for line in (log.read_text() if log.exists() else "").splitlines()]
-    if lost := set(logged) - {event["n"] for event in events}:
+    lines = log.read_text().splitlines() if log.exists() else []
+    if lost := set(logged) - {json.loads(line)["n"] for line in lines}:
         yield f"events {sorted(lost)[:5]} were logged, and are not in the file"
     ModelStore(home / "models").list()
 

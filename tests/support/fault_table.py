@@ -30,8 +30,6 @@ HANGS = ("silent", "dripping", "stalled stream")
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One row."""
-
     error: type[errors.LLMError]
     on_ollama: type[errors.LLMError] | None = None  # if it is another class there
     streamed: tuple[type[errors.LLMError], ...] = ()  # other classes that the same bytes may become in a stream
@@ -43,7 +41,6 @@ class Fault:
     waits: float = 0.0  # seconds that the server asks for before the next request
 
     def classes(self, wire: str, mode: str) -> tuple[type[errors.LLMError], ...]:
-        """The classes that the error may have."""
         usual = self.on_ollama if self.on_ollama and wire == "ollama" else self.error
         return (usual, *self.streamed) if mode in STREAMS else (usual,)
 
@@ -55,8 +52,8 @@ _NOT_OLLAMA = tuple(wire for wire in WIRES if wire != "ollama")
 """An Ollama that does not run is never asked, and it does not send all of these statuses."""
 
 
-def _status(case: str, error: type[errors.LLMError], **given: Any) -> Fault:
-    return Fault(error=error, reply=faults.error(case, headers=_NOW), **given)
+def _status(case: str, error: type[errors.LLMError], *wires: str) -> Fault:
+    return Fault(error=error, reply=faults.error(case, headers=_NOW), wires=wires or WIRES)
 
 
 def _wait(headers: Mapping[str, str], seconds: float, **given: Any) -> Fault:
@@ -70,15 +67,15 @@ def _stream(reply: Reply, error: type[errors.LLMError] = errors.ConnectionFailed
 FAULTS: Mapping[str, Fault] = {
     "400": _status("bad_request", errors.InvalidRequestError),
     "400, too long": _status("context", errors.ContextWindowError),
-    "400, filtered": _status("content_filter", errors.ContentFilteredError, wires=("openai", "azure", "embedded")),
+    "400, filtered": _status("content_filter", errors.ContentFilteredError, "openai", "azure", "embedded"),
     "401": _status("authentication", errors.AuthenticationError),
     "402": _status("payment", errors.QuotaExceededError),
     "403": _status("permission", errors.PermissionDeniedError),
     "404": _status("not_found", errors.ModelNotFoundError),
-    "408": _status("timeout", errors.LLMTimeoutError, wires=_NOT_OLLAMA),
-    "409": _status("conflict", errors.ServerError, wires=_NOT_OLLAMA),
-    "413": _status("too_large", errors.ContextWindowError, wires=_NOT_OLLAMA),
-    "422": _status("unprocessable", errors.InvalidRequestError, wires=_NOT_OLLAMA),
+    "408": _status("timeout", errors.LLMTimeoutError, *_NOT_OLLAMA),
+    "409": _status("conflict", errors.ServerError, *_NOT_OLLAMA),
+    "413": _status("too_large", errors.ContextWindowError, *_NOT_OLLAMA),
+    "422": _status("unprocessable", errors.InvalidRequestError, *_NOT_OLLAMA),
     "429": _status("rate_limit", errors.RateLimitError),
     "429, wait in ms": _wait({"retry-after-ms": "150"}, 0.15),
     "429, wait in seconds": _wait({"retry-after": "1"}, 1.0, wires=("azure",)),
@@ -86,17 +83,15 @@ FAULTS: Mapping[str, Fault] = {
     "429, nonsense": _wait({"retry-after": "abc"}, 0.0),
     "429, a day": _wait({"retry-after": "86400"}, 86400.0),
     "429, a far date": _wait({"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"}, 86400.0),
-    "429, no credit": _status("quota", errors.QuotaExceededError, wires=_NOT_OLLAMA),
+    "429, no credit": _status("quota", errors.QuotaExceededError, *_NOT_OLLAMA),
     "500": _status("server_error", errors.ServerError),
-    "500, no memory": _status("no_memory", errors.LocalModelError, wires=("ollama",)),
+    "500, no memory": _status("no_memory", errors.LocalModelError, "ollama"),
     "502": _status("bad_gateway", errors.ServerError),
     "503": _status("unavailable", errors.OverloadedError),
     "504": _status("gateway_timeout", errors.LLMTimeoutError),
-    "529": _status("overloaded", errors.OverloadedError, wires=_NOT_OLLAMA),
+    "529": _status("overloaded", errors.OverloadedError, *_NOT_OLLAMA),
     "refused": Fault(error=errors.ConnectionFailedError, wires=_NOT_OLLAMA),
-    "no such host": Fault(
-        error=errors.ConnectionFailedError, url="https://llm.invalid", wires=("openai", "azure", "anthropic")
-    ),
+    "no such host": Fault(error=errors.ConnectionFailedError, url="https://llm.invalid", wires=WIRES[:3]),
     "redirect": Fault(error=errors.BadResponseError),
     "silent": Fault(error=errors.LLMTimeoutError, reply=faults.silent),
     "dripping": Fault(error=errors.LLMTimeoutError, reply=faults.dripping(0.05)),

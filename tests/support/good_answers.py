@@ -11,8 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-Body = tuple[str, list[bytes]]
-"""Content type, and the body in the pieces in which a server would send it."""
+Body = tuple[str, list[bytes]]  # the content type, and the pieces in which a server would send the body
 Fields = dict[str, Any]
 
 _ID = "made-by-hand-for-the-fault-server"
@@ -21,27 +20,21 @@ _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "
 
 @dataclass(frozen=True, kw_only=True)
 class Good:
-    """The content of an answer.
-
-    `finish` is OpenAI's word (`stop`, `length`, `content_filter`), put into the wire's own; None leaves it
-    out. `usage` is prompt and answer tokens, None leaves it out. `pieces` is the number of a stream's texts.
-    """
+    """The content of an answer; what is None is left out."""
 
     text: str = "Hello from the fault server."
-    finish: str | None = "stop"
-    usage: tuple[int, int] | None = (12, 6)
+    finish: str | None = "stop"  # or `length`, `content_filter`: OpenAI's word, put into the wire's own
+    usage: tuple[int, int] | None = (12, 6)  # tokens of prompt and answer
     reasoning: str = ""
     model: str | None = None
     vectors: tuple[tuple[float, ...], ...] | None = None
-    pieces: int = 4
+    pieces: int = 4  # of a stream
 
     def parts(self) -> list[str]:
-        """The text in pieces, for a stream."""
         size = max(1, -(-len(self.text) // self.pieces))
         return [self.text[start : start + size] for start in range(0, len(self.text), size)]
 
     def counts(self, *names: str) -> Fields:
-        """The usage by the names of a wire, or nothing."""
         return dict(zip(names, self.usage or (), strict=False))
 
 
@@ -59,7 +52,6 @@ def answer(wire: str, path: str, request: Any, good: Good) -> Body:
 
 
 def sse(event: Any, name: str = "") -> bytes:
-    """One server-sent event."""
     data = event if isinstance(event, str) else json.dumps(event)
     return (f"event: {name}\n" if name else "").encode() + f"data: {data}\n\n".encode()
 
@@ -69,7 +61,6 @@ def _json(value: Any) -> Body:
 
 
 def _completion(kind: str, model: str, part: Fields, finish: str | None = None) -> Fields:
-    """A document of OpenAI's wire: a `message`, or the `delta` of a stream."""
     choice = {"index": 0, kind: part, "finish_reason": finish}
     name = "chat.completion" if kind == "message" else "chat.completion.chunk"
     return {"id": _ID, "object": name, "created": 1, "model": model, "choices": [choice]}
@@ -81,8 +72,8 @@ def _openai_usage(good: Good) -> Fields:
 
 
 def _openai(_: Fields, good: Good, model: str) -> Body:
-    reasoning = {"reasoning_content": good.reasoning} if good.reasoning else {}
-    message = {"role": "assistant", "content": good.text, **reasoning}
+    message = {"role": "assistant", "content": good.text}
+    message |= {"reasoning_content": good.reasoning} if good.reasoning else {}
     return _json(_completion("message", model, message, good.finish) | _openai_usage(good))
 
 
@@ -98,12 +89,10 @@ def _openai_stream(body: Fields, good: Good, model: str) -> Body:
 
 
 def _stop(good: Good) -> Fields:
-    reason = _STOP_REASONS.get(good.finish, good.finish) if good.finish else None
-    return {"stop_reason": reason, "stop_sequence": None}
+    return {"stop_reason": _STOP_REASONS.get(good.finish or "", good.finish), "stop_sequence": None}
 
 
 def _message(good: Good, model: str, content: list[Fields], output: int) -> Fields:
-    """A message of Anthropic's wire, without its end."""
     usage = {"usage": {**good.counts("input_tokens"), "output_tokens": output}} if good.usage else {}
     return {"id": _ID, "type": "message", "role": "assistant", "model": model, "content": content, **usage}
 

@@ -37,8 +37,7 @@ def private_names(text: str) -> list[tuple[str, str]]:
 
 def scanned(*folders: Path, allowed: set[str]) -> list[str]:
     """Returns the findings in the files below the folders, and allowances that are not needed."""
-    found: list[str] = []
-    seen: set[str] = set()
+    found, seen = list[str](), set[str]()
     for file in sorted(path for folder in folders for path in folder.rglob("*") if path.is_file()):
         text = file.read_text("utf-8", "surrogateescape")
         names = private_names(text)

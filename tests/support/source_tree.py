@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -29,7 +28,6 @@ class Module:
         self.tree = ast.parse(self.text)
         self.imports = list(_imports(self.tree, at_top=True))
         self.functions = [node for node in ast.walk(self.tree) if isinstance(node, Function)]
-        self.public_functions = list(_public(self.tree, ""))  # with constructors; the names are those of callers
 
 
 @cache
@@ -55,11 +53,3 @@ def _imports(node: ast.AST, *, at_top: bool) -> Iterator[Import]:
 def _existing(name: str, parent: str) -> str:
     path = ROOT.joinpath(*name.split("."))
     return name if path.is_dir() or path.with_suffix(".py").is_file() else parent
-
-
-def _public(node: ast.AST, owner: str) -> Iterator[tuple[str, Function]]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
-            yield from _public(child, f"{owner}{child.name}.")
-        elif isinstance(child, Function) and not re.match(r"_(?!_init|_call)", child.name):
-            yield f"{owner}{child.name}", child

@@ -6,13 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-Rules = dict[str, bool]
-"""Each rule, and True if it is kept."""
+Rules = dict[str, bool]  # each rule, and True if it is kept
 
-_SAID_BY_ALL = {
-    *("type", "description", "enum", "anyOf", "$ref"),
-    *("properties", "required", "additionalProperties", "items"),
-}
+_PLACES = {"$ref", "properties", "required", "additionalProperties", "items"}
+_SAID_BY_ALL = {"type", "description", "enum", "anyOf"} | _PLACES
 _COUNTS = {"minLength", "maxLength", "minItems", "maxItems"}
 _RANGES = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 _NUMBERS = _RANGES | {"multipleOf"}
@@ -79,10 +76,10 @@ def _free(node: dict[str, Any]) -> Rules:
 
 def _root(dialect: str, schema: dict[str, Any]) -> Rules:
     plain = all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in schema.get("$defs", {}))
-    if dialect == "free":
-        return {"a definition has a plain name": plain, "LiteLLM would drop an empty schema": bool(schema)}
+    is_object = schema.get("type") == "object" and "anyOf" not in schema
     return {
         "a definition has a plain name": plain,
-        "the root is an object": schema.get("type") == "object" and "anyOf" not in schema,
-        "LiteLLM would unwrap `values`": "values" not in schema.get("properties", {}),
+        "LiteLLM would drop an empty schema": bool(schema),
+        "the root is an object": dialect == "free" or is_object,
+        "LiteLLM would unwrap `values`": dialect == "free" or "values" not in schema.get("properties", {}),
     }

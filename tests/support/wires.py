@@ -75,11 +75,11 @@ def cases(mode: str) -> list[Any]:
     """The wires to test in this mode: those with a recording, or those that are to be recorded now."""
     wanted, found = _settings(), []
     for wire in WIRES:
-        cassette, named = f"{wire.name}/{mode}", wanted.wires.split()
         can_embed = mode != "embeddings" or wire.embedded or wanted.embedding_model
-        to_record = wire.name in named and mode not in wire.gaps and can_embed
-        if to_record or (not named and (FOLDER / f"{cassette}.yaml").exists()):
-            found.append(pytest.param(wire, id=wire.name, marks=pytest.mark.llm_cassette(f"wires/{cassette}")))
+        to_record = wire.name in wanted.wires.split() and mode not in wire.gaps and can_embed
+        if to_record or (not wanted.wires and (FOLDER / wire.name / f"{mode}.yaml").exists()):
+            cassette = pytest.mark.llm_cassette(f"wires/{wire.name}/{mode}")
+            found.append(pytest.param(wire, id=wire.name, marks=cassette))
     return found
 
 
@@ -87,7 +87,6 @@ class Servers:
     def __init__(self, stack: ExitStack, *, recording: bool) -> None:
         self._stack, self.recording = stack, recording
         self._runner: EmbeddedRunner | None = None
-        self._proxies: dict[str, WireProxy] = {}
         self.settings = _settings()
 
     def reach(self, wire: Wire, *, embeddings: bool = False) -> tuple[str, str]:
@@ -102,9 +101,7 @@ class Servers:
         endpoint = self._runner.endpoint(LocalModel(name=SMOLLM), embeddings=embeddings)  # type: ignore[arg-type]
         if wire.provider != "azure":
             return endpoint.api_base.removesuffix("/v1") + wire.path, endpoint.token
-        if endpoint.api_base not in self._proxies:
-            self._proxies[endpoint.api_base] = self._stack.enter_context(WireProxy(endpoint.api_base))
-        return self._proxies[endpoint.api_base].url, endpoint.token
+        return self._stack.enter_context(WireProxy(endpoint.api_base)).url, endpoint.token
 
     def model(self, wire: Wire, *, embeddings: bool = False) -> str:
         if wire.embedded:

@@ -6,7 +6,6 @@ An `ignore` that hides no error is an error itself, so each line with one is a c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Any, Literal, TypedDict, TypeVar, assert_type
 
@@ -23,11 +22,6 @@ class Plan(BaseModel):
 
 class Row(TypedDict):
     name: str
-
-
-@dataclass
-class Point:
-    x: float
 
 
 class Mood(Enum):
@@ -52,7 +46,7 @@ def schemas() -> None:
     assert_type(llm.complete("t", "p", schema=None).parsed, None)
     assert_type(llm.complete("t", "p", schema=Plan, temperature=0).parsed, Plan)
     assert_type(llm.complete("t", "p", schema=int | None).parsed, int | None)
-    assert_type(llm.complete("t", "p", schema=Plan | Point).parsed, Plan | Point)
+    assert_type(llm.complete("t", "p", schema=Plan | int).parsed, Plan | int)
     assert_type(llm.complete("t", "p", schema=Literal["yes", "no"]).parsed, Literal["yes", "no"])
     assert_type(llm.complete("t", "p", schema=dict[str, int | None]).parsed, dict[str, int | None])
     assert_type(llm.complete("t", "p", schema=list[Row]).parsed, list[Row])
