@@ -1,8 +1,11 @@
-"""The built wheel works in a separate environment."""
+"""The package as users get it: the built wheel works in a separate environment, and type checkers know its types."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
+import sys
 import sysconfig
 import tarfile
 import venv
@@ -14,6 +17,9 @@ from source_tree import ROOT
 
 import testronaut_llm
 
+EXAMPLES = ROOT / "tests" / "support" / "data" / "typing_examples.py"
+SETTINGS = f"[mypy]\nmypy_path = {ROOT}\nstrict = True\ncache_dir = {ROOT}/.cache/typing\n"
+
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
@@ -21,7 +27,7 @@ def installed(tmp_path: Path) -> Path:
     built = program("-m", "build", "--no-isolation", "--outdir", tmp_path, ROOT)
     assert built.returncode == 0, built.stdout
     (wheel,), (sources,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
-    assert (ROOT / "llm.yaml").is_symlink()  # to the one in the package
+    assert (ROOT / "llm.yaml").resolve() == ROOT / "testronaut_llm" / "llm.yaml"
     with tarfile.open(sources) as packed:
         assert sources.name.replace(".tar.gz", "/llm.yaml") in packed.getnames()
     venv.create(tmp_path / "env", symlinks=True)
@@ -53,3 +59,17 @@ def test_command_and_plugin_of_the_wheel_work(installed: Path, tmp_path: Path) -
     unready = run("testronaut-llm", "run", "cli_analysis", "Explain `ls`.")
     assert (unready.returncode, "Traceback" in unready.stderr) == (2, False), unready.stderr
     assert "--llm-record" in run("python", "-m", "pytest", "--help").stdout
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_a_type_checker_knows_the_type_of_each_result(checker: str, tmp_path: Path) -> None:
+    if checker == "pyright" and not shutil.which("pyright"):
+        pytest.skip("pyright is not installed")
+    shutil.copy(EXAMPLES, tmp_path)
+    (tmp_path / "mypy.ini").write_text(SETTINGS)
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
+    command = [sys.executable, "-m", "mypy"] if checker == "mypy" else ["pyright", "--pythonpath", sys.executable]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # it would be slow
+    done = subprocess.run([*command, EXAMPLES.name], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
