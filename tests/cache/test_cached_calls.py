@@ -29,8 +29,6 @@ each_mode = pytest.mark.parametrize("mode", MODES)
 
 
 def person(raises: Exception | None = None) -> type[Any]:
-    """A class `Person`, whose validator may raise."""
-
     class Person(BaseModel):
         name: str
         age: int
@@ -49,12 +47,10 @@ Person = person()
 
 
 def cached(models: dict[str, Any], tasks: dict[str, Any] | None = None, **task: Any) -> LLMManager:
-    """A manager whose task `t` uses the cache."""
     return manager(models, tasks, **{"cache": "use", "retries": 0, **task})
 
 
 def file_of(folder: Path, row: dict[str, Any]) -> Path:
-    """An llm.yaml whose task `t` has one model."""
     file = folder / "llm.yaml"
     file.write_text(f"models: {{m: {json.dumps(row)}}}\ntasks: {{t: {{models: m}}}}\n")
     return file
@@ -63,7 +59,6 @@ def file_of(folder: Path, row: dict[str, Any]) -> Path:
 @each_mode
 @pytest.mark.parametrize("first", ["complete", "astream"])
 async def test_the_second_call_costs_nothing(api: Make, first: str, mode: str) -> None:
-    """In each form of call, a hit is marked, costs 0, reports its saving, and is otherwise the same answer."""
     a = api("a", faults.good("Hello,\n  world. "))
     async with cached({"m": model("openai", a)}) as llm:
         asked, hit = await ask(llm, first), await ask(llm, mode)
@@ -125,7 +120,6 @@ SAME: list[dict[str, dict[str, Any]]] = [
 def key_of(
     call: dict[str, Any] | None = None, row: dict[str, Any] | None = None, task: dict[str, Any] | None = None
 ) -> str:
-    """Returns the key of a call of task `t` with changes to the call, the row or the task."""
     with cached({"m": model("openai", "http://127.0.0.1:8", **(row or {}))}, **(task or {})) as llm:
         asked = looked_up(llm, **(call or {}))
     (one,) = asked.candidates
@@ -133,7 +127,6 @@ def key_of(
 
 
 def test_the_key_holds_what_can_change_the_answer_and_nothing_else() -> None:
-    """A change that can affect the answer is a miss; others (keys, retries, prices, the order of settings) are hits."""
     keys = [key_of(), *[key_of(**changed) for changed in CHANGES]]
     assert len({*keys}) == len(keys)
     assert [key_of(**same) for same in SAME] == keys[:1] * len(SAME)
@@ -159,8 +152,6 @@ def test_keys_are_what_they_were() -> None:
 
 
 def test_the_endpoint_counts_wherever_it_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An unset `${VAR}` stands for itself; two servers of the environment do not share answers."""
-
     def base_of(row: dict[str, Any]) -> Any:
         with LLMManager(file_of(tmp_path, row)) as llm:
             (one,) = looked_up(llm).candidates
@@ -175,7 +166,6 @@ def test_the_endpoint_counts_wherever_it_is_written(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_local_model_is_known_by_the_digest_it_was_last_seen_with(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers of another build are not found; the digest outlives the process, and is stored anew after a `clear`."""
     a = api("a", faults.good("of the first build"))
     seen = ["a" * 64]
     monkeypatch.setattr("testronaut_llm.local.ollama_models.Present", lambda *_: Present(seen[0]))
@@ -196,7 +186,6 @@ def test_a_local_model_is_known_by_the_digest_it_was_last_seen_with(api: Make, m
 
 
 def test_the_first_listed_hit_is_the_answer(api: Make) -> None:
-    """Candidates are looked up in the listed order, ready or not, for every strategy."""
     a, b = api("a", faults.good("from a")), api("b", faults.good("from b"))
     models = {"a": model("openai", a), "b": model("anthropic", b, price={"input": 0, "output": 0})}
     with cached(models, strategy="cheapest") as llm:
@@ -209,7 +198,6 @@ def test_the_first_listed_hit_is_the_answer(api: Make) -> None:
 
 
 def test_a_model_that_the_task_excludes_is_not_looked_up(api: Make) -> None:
-    """The stored answer of a model that is too weak or not private is not used for this task."""
     a = api("a", faults.good("from a"))
     weak = {"strong": {"models": ["a"], "min_quality": 9}, "near": {"models": ["a"], "private": True}}
     with cached({"a": model("openai", a)}, weak) as llm:
@@ -220,7 +208,6 @@ def test_a_model_that_the_task_excludes_is_not_looked_up(api: Make) -> None:
 
 
 def test_tasks_and_aliases_share_answers(api: Make) -> None:
-    """The key holds the question and the model; the answer names the task and alias of the caller."""
     row = model("openai", api("a", faults.good()))
     with cached({"one": row, "two": row}, {"u": {"models": "two"}}, max_tokens=4096) as llm:
         llm.complete("t", "hi", model="one")
@@ -240,7 +227,6 @@ def test_a_fallbacks_answer_stays(api: Make) -> None:
 
 @each_mode
 async def test_accept_is_asked_on_hits(api: Make, mode: str) -> None:
-    """If `accept` refuses a stored answer, the model is asked, and its answer stored."""
     a = api("a", faults.good("poor"), faults.good("rich"))
     async with cached({"m": model("openai", a)}) as llm:
         await ask(llm, mode)
@@ -251,7 +237,6 @@ async def test_accept_is_asked_on_hits(api: Make, mode: str) -> None:
 
 
 def test_a_cascade_does_not_pay_again_for_its_rejected_first_model(api: Make) -> None:
-    """The accepted second answer is found without asking the first."""
     a, b = api("a", faults.good("bad")), api("b", faults.good("fine"))
     models = {"a": model("openai", a, price={"input": 0, "output": 0}), "b": model("anthropic", b, quality=8)}
     with cached(models, strategy="cascade") as llm:
@@ -262,7 +247,6 @@ def test_a_cascade_does_not_pay_again_for_its_rejected_first_model(api: Make) ->
 
 @each_mode
 async def test_a_hit_is_validated_again(api: Make, mode: str) -> None:
-    """Each caller gets `.parsed` as an instance of its own."""
     async with cached({"m": model("openai", api("a", faults.good('{"name": "Ada", "age": 36}')))}) as llm:
         asked, hit = await ask(llm, mode, schema=Person), await ask(llm, mode, schema=Person)
     assert (asked.cached, hit.cached) == (False, True)
@@ -271,7 +255,6 @@ async def test_a_hit_is_validated_again(api: Make, mode: str) -> None:
 
 
 def test_a_hit_that_no_longer_obeys_is_a_miss(api: Make) -> None:
-    """If a validator has become stricter, the model is asked again, without a warning about the store."""
     a = api("a", faults.good('{"name": "Bob", "age": 1}'))
     with cached({"m": model("openai", a)}) as llm, capture_logs() as logs:
         llm.complete("t", "hi", schema=Person)
@@ -283,7 +266,6 @@ def test_a_hit_that_no_longer_obeys_is_a_miss(api: Make) -> None:
 
 @pytest.mark.parametrize("mode", ["use", "only"])
 def test_a_validator_that_raises_is_no_trouble_of_the_store(api: Make, mode: str) -> None:
-    """Its error is raised for a hit as for a model's answer; no model is asked, and the store stays open."""
     a = api("a", faults.good('{"name": "Ada", "age": 36}'))
     with cached({"m": model("openai", a)}) as llm:
         llm.complete("t", "hi", schema=Person)
@@ -295,7 +277,6 @@ def test_a_validator_that_raises_is_no_trouble_of_the_store(api: Make, mode: str
 
 @each_mode
 async def test_off_neither_reads_nor_writes(api: Make, mode: str) -> None:
-    """Each call asks the model, and nothing is stored."""
     a = api("a", faults.good())
     async with cached({"m": model("openai", a)}) as llm:
         await ask(llm, mode, cache="off")
@@ -317,7 +298,6 @@ async def test_refresh_asks_and_stores(api: Make, mode: str) -> None:
 
 @each_mode
 async def test_only_sends_nothing(api: Make, mode: str) -> None:
-    """A miss is an error that names what was looked up and how to get it."""
     a = api("a", faults.good())
     async with cached({"m": model("openai", a), "n": model("anthropic", a)}) as llm:
         with pytest.raises(errors.CacheMissError, match=r"no answer to this prompt of m, n .*cache import FILE"):
@@ -328,7 +308,6 @@ async def test_only_sends_nothing(api: Make, mode: str) -> None:
 
 
 def test_the_environment_rules_the_tasks_and_the_call_rules_it(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TESTRONAUT_LLM_CACHE overrides tasks, and the call overrides it; wrong values are named, empty ones ignored."""
     a = api("a", faults.good())
     with cached({"m": model("openai", a)}, cache="off") as llm:
         monkeypatch.setenv("TESTRONAUT_LLM_CACHE", "only")
@@ -349,7 +328,6 @@ def _entries() -> int:
 
 @pytest.mark.parametrize("mode", ["complete", "stream"])
 async def test_what_is_not_whole_is_not_stored(api: Make, mode: str) -> None:
-    """Invalid and cut answers (even if the task allows them) and closed streams are not; the good answer after is."""
     a = api("a", faults.good('{"name": 5}'))
     async with cached({"m": model("openai", a)}, allow_truncated=True) as llm:
         with pytest.raises(LLMError):
@@ -365,7 +343,6 @@ async def test_what_is_not_whole_is_not_stored(api: Make, mode: str) -> None:
 
 
 def test_no_secret_reaches_the_cache(api: Make) -> None:
-    """An answer that repeats a key is returned and not stored; no file of the store holds the key in any form."""
     a = api("a", faults.good(f"Your key is {KEY}, is it not?"), faults.good("fine"))
     with cached({"m": model("openai", a)}) as llm:
         assert KEY in llm.complete("t", "hi").text
@@ -376,7 +353,6 @@ def test_no_secret_reaches_the_cache(api: Make) -> None:
 
 
 def test_a_hit_is_booked_and_needs_no_money(api: Make) -> None:
-    """The ledger holds the saving; the event has `cached`, no attempt and no cost; no budget stops a hit."""
     with cached({"m": model("openai", api("a", faults.good()))}) as llm:
         llm.complete("t", "hi")
         with capture_logs() as logs:
@@ -392,7 +368,6 @@ def test_a_hit_is_booked_and_needs_no_money(api: Make) -> None:
 
 
 def test_an_extra_that_is_no_json_goes_uncached(api: Make) -> None:
-    """Such a call has no key."""
     with cached({"m": model("openai", api("a", faults.good()))}) as llm, pytest.raises(errors.CacheMissError):
         llm.complete("t", "hi", extra={"x": {1, 2}}, cache="only")
 
@@ -406,7 +381,6 @@ async def embed(llm: LLMManager, mode: str, texts: list[str], **given: Any) -> A
 
 @pytest.mark.parametrize("mode", EMBED)
 async def test_vectors_are_kept_by_text(api: Make, mode: str) -> None:
-    """Only the missing texts are sent, each once; all vectors are returned in order."""
     a = api("a", faults.good())
     async with cached({"m": model("openai", a)}) as llm:
         first = await embed(llm, mode, ["a", "b"])
@@ -424,7 +398,6 @@ async def test_vectors_are_kept_by_text(api: Make, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", EMBED)
 async def test_the_modes_hold_for_vectors(api: Make, mode: str) -> None:
-    """`only` needs all of them stored, `refresh` asks for all, `off` stores none."""
     a = api("a", faults.good())
     async with cached({"m": model("openai", a)}) as llm:
         await embed(llm, mode, ["a"], cache="off")

@@ -36,7 +36,6 @@ LONGEST = 1.0
 
 
 def hold(file: Path) -> subprocess.Popen[str]:
-    """Starts a process that locks a file until its `with` block ends, or `communicate` is called."""
     command = [sys.executable, "-c", HOLD, str(file)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout
@@ -80,7 +79,6 @@ async def _beating(mode: str) -> AsyncIterator[None]:
 
 @each_mode
 async def test_a_budget_that_cannot_be_asked_stops_the_call_within_its_deadline(api: Make, mode: str) -> None:
-    """Nothing is sent, the error comes at the deadline, and the event loop keeps running."""
     a = api("a", faults.good())
     with _llm(a, BUDGET) as llm:
         await ask(llm, mode)
@@ -100,7 +98,6 @@ async def test_a_budget_that_cannot_be_asked_stops_the_call_within_its_deadline(
 
 @each_mode
 async def test_a_budget_that_is_free_in_time_is_waited_for(api: Make, mode: str) -> None:
-    """The call continues as soon as the other process releases the lock."""
     with _llm(api("a", faults.good()), BUDGET) as llm:
         await ask(llm, mode)
         with hold_ledger() as holder:
@@ -114,7 +111,6 @@ async def test_a_budget_that_is_free_in_time_is_waited_for(api: Make, mode: str)
 async def test_a_paid_answer_is_handed_out_at_once_and_settled_later(
     api: Make, mode: str, budget: dict[str, Any] | None
 ) -> None:
-    """The file is locked while the model answers; once it is free, the ledger is correct."""
     a = api("a", faults.good())
     holders: list[subprocess.Popen[str]] = []
 
@@ -138,7 +134,6 @@ async def test_a_paid_answer_is_handed_out_at_once_and_settled_later(
 
 @pytest.mark.parametrize(("mode", "held"), [("close", 0.3), ("aclose", 1.2 * LONGEST)])
 async def test_what_was_not_settled_is_settled_at_the_end(api: Make, mode: str, held: float) -> None:
-    """Closing writes the pending settlements, and an event loop keeps running meanwhile."""
     llm = _llm(api("a", faults.good()))
     llm.complete("t", "hi")
     with hold_ledger() as holder:
@@ -153,7 +148,6 @@ async def test_what_was_not_settled_is_settled_at_the_end(api: Make, mode: str, 
 
 @each_mode
 async def test_a_store_that_is_held_stops_no_loop(api: Make, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer is returned even if it cannot be stored."""
     monkeypatch.setattr(disk, "_TIMEOUT", 1.5 * LONGEST)
     with _llm(api("a", faults.good()), cache="use") as llm:
         await ask(llm, mode, "first")

@@ -45,7 +45,6 @@ class Gate:
         self.reply(exchange)
 
     def when(self, full: Callable[[], bool]) -> None:
-        """Releases the reply as soon as `full` is true."""
         assert eventually(full)
         self.open.set()
 
@@ -55,7 +54,6 @@ def cached(row: dict[str, Any], **task: Any) -> LLMManager:
 
 
 def at_once(llm: LLMManager, gate: Gate, call: Callable[[], Any], number: int) -> list[Future[Any]]:
-    """Returns ended calls; the reply to the first is released once all have started."""
     with ThreadPoolExecutor(number) as pool:
         calls = [pool.submit(call) for _ in range(number)]
         gate.when(lambda: under_way(llm) == number)
@@ -63,7 +61,6 @@ def at_once(llm: LLMManager, gate: Gate, call: Callable[[], Any], number: int) -
 
 
 def test_a_hundred_identical_calls_are_one_request(api: Make) -> None:
-    """Calls from threads, event loops and a batch: one asks, the others are hits that saved its cost."""
     gate = Gate()
     a = api("a", gate)
 
@@ -103,7 +100,6 @@ def gate() -> Gate:
 
 @pytest.fixture
 def file(api: Make, gate: Gate, tmp_path: Path) -> Path:
-    """An llm.yaml whose model answers the first request when the gate opens."""
     row = model("openai", api("a", gate, faults.good("second")))
     (tmp_path / "llm.yaml").write_text(
         json.dumps({"models": {"m": row}, "tasks": {"t": {"models": "m", "retries": 0}}})
@@ -136,7 +132,6 @@ def start(process: subprocess.Popen[str]) -> None:
 
 
 def test_four_processes_share_one_request(api: Make, gate: Gate, file: Path) -> None:
-    """A hundred calls from four processes: one of them asks."""
     with processes(file, 3) as others, LLMManager(file) as llm, ThreadPoolExecutor(25) as pool:
         calls = [pool.submit(llm.complete, "t", "hi") for _ in range(25)]
         assert gate.reached.wait(60)
@@ -150,7 +145,6 @@ def test_four_processes_share_one_request(api: Make, gate: Gate, file: Path) -> 
 
 
 def test_followers_of_another_process_keep_their_deadline_and_ask_when_it_dies(gate: Gate, file: Path) -> None:
-    """After kill -9 of the process that asks, the next one asks, long before its deadline."""
     with processes(file, 1) as (leader,), LLMManager(file) as llm, ThreadPoolExecutor(2) as pool:
         start(leader)
         assert gate.reached.wait(60)
@@ -167,7 +161,6 @@ def test_followers_of_another_process_keep_their_deadline_and_ask_when_it_dies(g
 
 
 def test_a_follower_keeps_its_own_deadline(gate: Gate, file: Path) -> None:
-    """It ends at its own deadline, and the leader continues."""
     with LLMManager(file) as llm, ThreadPoolExecutor(1) as pool:
         leader = pool.submit(llm.complete, "t", "hi")
         assert gate.reached.wait(60)
@@ -179,7 +172,6 @@ def test_a_follower_keeps_its_own_deadline(gate: Gate, file: Path) -> None:
 
 
 def test_when_the_leader_fails_one_at_a_time_tries(api: Make) -> None:
-    """After each failure the next in line asks; the first answer serves all others."""
     gate = Gate(faults.error("server_error"))
     alone = threading.Semaphore()
     overlaps: list[Exchange] = []
@@ -200,7 +192,6 @@ def test_when_the_leader_fails_one_at_a_time_tries(api: Make) -> None:
 
 @pytest.mark.parametrize("cancelled", [0, 1], ids=["leader", "follower"])
 def test_a_cancelled_call_leaves_the_rest_alone(api: Make, cancelled: int) -> None:
-    """If the leader is cancelled, another call asks; if a follower is cancelled, the others wait on."""
     gate = Gate()
     a = api("a", gate, faults.good("second"))
 
@@ -224,7 +215,6 @@ def test_a_cancelled_call_leaves_the_rest_alone(api: Make, cancelled: int) -> No
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_stream_waits_for_an_answer_that_is_under_way(api: Make, fails: bool) -> None:
-    """It replays the answer in pieces. If the leader fails, both streams ask, and neither waits."""
     gate = Gate(faults.error("server_error") if fails else None)
     a = api("a", gate, faults.good("for itself"))
     with cached(model("openai", a)) as llm, ThreadPoolExecutor(3) as pool:
@@ -240,7 +230,6 @@ def test_a_stream_waits_for_an_answer_that_is_under_way(api: Make, fails: bool) 
 
 
 def test_no_call_waits_for_a_stream(api: Make) -> None:
-    """A stream whose reader pauses delays no other call."""
     a = api("a", faults.good("one two three"))
     with cached(model("openai", a)) as llm, llm.stream("t", "hi") as paused:
         next(paused)
@@ -250,7 +239,6 @@ def test_no_call_waits_for_a_stream(api: Make) -> None:
 
 @pytest.mark.parametrize("given", [{"cache": "off"}, {"cache": "refresh"}, {"sample": 1}])
 def test_what_is_not_the_same_shares_nothing(api: Make, given: dict[str, Any]) -> None:
-    """Calls with `off`, `refresh` or another `sample` send their own request."""
     gate = Gate()
     a = api("a", gate, faults.good("another"))
     with cached(model("openai", a)) as llm, ThreadPoolExecutor(1) as pool:
@@ -263,7 +251,6 @@ def test_what_is_not_the_same_shares_nothing(api: Make, given: dict[str, Any]) -
 
 
 def test_a_broken_store_delays_no_call(api: Make) -> None:
-    """Without a store nothing is shared: once the first call has ended, the others ask at once."""
     cache_dir().mkdir(parents=True)
     (cache_dir() / "answers").write_text("in the way")
     gate = Gate()
@@ -274,7 +261,6 @@ def test_a_broken_store_delays_no_call(api: Make) -> None:
 
 
 def test_identical_embeddings_are_one_request(api: Make) -> None:
-    """Concurrent calls with the same texts are one request."""
     gate = Gate(faults.good())
     a = api("a", gate)
     with cached(model("openai", a)) as llm:
@@ -283,7 +269,6 @@ def test_identical_embeddings_are_one_request(api: Make) -> None:
 
 
 def test_without_locks_no_call_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the system lacks locks of open files, or all of `fcntl`, each manager asks."""
     one, other = FlightLocks(tmp_path / "lock"), FlightLocks(tmp_path / "lock")
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(sys, "platform", "darwin")
@@ -297,7 +282,6 @@ def test_without_locks_no_call_waits(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="the process holds the locks here")
 def test_closing_one_manager_frees_no_lock_of_another(tmp_path: Path) -> None:
-    """Each manager has its own lock, on one file and in one process."""
     mine, other, third = (FlightLocks(tmp_path / "flights.lock") for _ in range(3))
     assert mine.acquire("a" * 64)
     assert not other.acquire("a" * 64)

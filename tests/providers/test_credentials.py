@@ -81,7 +81,6 @@ SENT: list[tuple[str, dict[str, Any], dict[str, str], bool]] = [
 def test_a_key_is_sent_to_its_own_provider_only(
     monkeypatch: pytest.MonkeyPatch, case: tuple[str, dict[str, Any], dict[str, str], bool]
 ) -> None:
-    """It is the first usual variable that is set, unless the file names another; each call reads it again."""
     reference, fields, environment, sent = case
     set_all(monkeypatch, environment)
     assert key_of(a_model(reference, **fields)) == (CANARY if sent else None)
@@ -107,7 +106,6 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, str], str, str]] = [
 def test_what_is_missing_is_named_with_the_line_that_fixes_it(
     monkeypatch: pytest.MonkeyPatch, case: tuple[str, dict[str, Any], dict[str, str], str, str]
 ) -> None:
-    """The error of a call and `check`, which runs no command, have the same message."""
     reference, fields, environment, missing, fix = case
     set_all(monkeypatch, environment)
     model = a_model(reference, **fields)
@@ -118,12 +116,10 @@ def test_what_is_missing_is_named_with_the_line_that_fixes_it(
 
 @pytest.mark.parametrize("pasted", ["gsk_" + "a1B2c3D4" * 6, "sk-not a name"])
 def test_a_key_in_the_place_of_a_name_is_not_shown(pasted: str) -> None:
-    """A key that is pasted into `api_key_env` is not in the message."""
     assert pasted not in refusal(a_model().model_copy(update={"api_key_env": pasted}))
 
 
 def test_a_row_without_variables_asks_for_one() -> None:
-    """If the provider has no usual variable, the fix is the field that names one."""
     row = Provider(name="bare", default_base="https://bare.example")
     with pytest.raises(MissingCredentialError, match="no key for bare; name its variable"):
         resolve_key(a_model("bare/x"), row)
@@ -131,7 +127,6 @@ def test_a_row_without_variables_asks_for_one() -> None:
 
 @pytest.mark.parametrize("value", [f"{CANARY}\nline", f"two {CANARY}", f"{CANARY}\x00", f"{CANARY}é", " \n"])
 def test_what_is_no_key_is_refused_unseen(value: str) -> None:
-    """A value that is empty or more than one word is an error; the message does not hold it."""
     with pytest.raises(UnreadableError) as caught:
         one_word(value.encode(), "it")
     assert str(caught.value) == ("it holds more than a key" if value.strip() else "it holds no key")
@@ -146,7 +141,6 @@ def key_file(tmp_path: Path) -> Path:
 
 
 def test_a_file_of_its_owner_holds_the_key(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key file with mode 0600 or stricter is read; `~` is the home."""
     assert key_of(a_model(api_key_file=str(key_file))) == CANARY
     key_file.chmod(0o400)
     monkeypatch.setenv("HOME", str(key_file.parent))
@@ -158,13 +152,11 @@ def test_a_file_of_its_owner_holds_the_key(key_file: Path, monkeypatch: pytest.M
 @pytest.mark.skipif(os.name != "posix", reason="file modes of POSIX")
 @pytest.mark.parametrize("mode", [0o640, 0o604])
 def test_a_file_that_others_can_read_is_refused(key_file: Path, mode: int) -> None:
-    """The message is the command that fixes it, quoted for a shell."""
     key_file.chmod(mode)
     assert refusal(a_model(api_key_file=str(key_file))).endswith(f"(mode {mode:04o}); chmod 600 '{key_file}'")
 
 
 def test_a_file_that_holds_no_key_is_named(tmp_path: Path, key_file: Path) -> None:
-    """Missing, a folder, a pipe without a writer, or empty."""
     os.mkfifo(tmp_path / "pipe", 0o600)
     key_file.write_text("")
     says = {"none": "cannot be read (No such file", ".": "is not a file", "pipe": "is not a file",
@@ -180,7 +172,6 @@ def command_that(tmp_path: Path, code: str) -> str:
 
 
 def test_a_command_prints_the_key(tmp_path: Path) -> None:
-    """It is split like a shell's line and run without a shell; its stderr is not part of the key."""
     code = f"import sys; print('a warning', file=sys.stderr); print('+'.join([{CANARY!r}, *sys.argv[1:]]))"
     model = a_model(api_key_command=f"{command_that(tmp_path, code)} $HOME;id")
     secret = resolve_key(model, provider_of(model))
@@ -199,7 +190,6 @@ def test_a_command_that_fails_says_so_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_command_that_hangs_or_is_no_program_is_given_up(tmp_path: Path) -> None:
-    """A command that hangs is ended by a time-out; a file that is not a program is an error."""
     with pytest.raises(UnreadableError, match=r"gave no key within 0\.2 seconds"):
         run_command("sleep 600", timeout=0.2)
     program = tmp_path / "broken"
@@ -209,7 +199,6 @@ def test_a_command_that_hangs_or_is_no_program_is_given_up(tmp_path: Path) -> No
 
 
 def test_what_a_command_printed_is_used_for_some_minutes(tmp_path: Path) -> None:
-    """Calls and threads share one run; a new one follows the expiry, `forget`, or another object."""
     runs = tmp_path / "runs"
     (tmp_path / "key.sh").write_text(f"echo >> '{runs}'; sleep 0.05; echo key-$(wc -l < '{runs}')")
     model = a_model(api_key_command=f"sh '{tmp_path / 'key.sh'}'")
@@ -229,7 +218,6 @@ def test_what_a_command_printed_is_used_for_some_minutes(tmp_path: Path) -> None
 
 
 def test_azure_without_a_key_uses_entra_id_when_the_environment_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One credential, a new token a call; a key has precedence; no token is requested before a call."""
     from azure.core.exceptions import ClientAuthenticationError
 
     tokens = Mock(side_effect=["token-1", "token-2", ClientAuthenticationError(f"long story with {CANARY}")])
@@ -260,7 +248,6 @@ def test_azure_without_a_key_uses_entra_id_when_the_environment_asks(monkeypatch
 
 
 def test_without_azure_identity_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is checked without an import."""
     monkeypatch.setattr("importlib.util.find_spec", Mock(side_effect=ModuleNotFoundError("azure")))
     monkeypatch.setenv("AZURE_CLIENT_ID", "c")
     model = a_model("azure/x", **AZURE)

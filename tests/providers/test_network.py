@@ -67,7 +67,6 @@ def trap(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
 
 @pytest.mark.parametrize(("variable", "value"), BROKEN.values(), ids=BROKEN)
 def test_a_value_of_no_use_names_its_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
-    """One typed error has the variable and the fix, never a password in the value. Loopback needs no variable."""
     monkeypatch.setenv(variable, value)
     for url in (ELSEWHERE, None):
         with pytest.raises(errors.ConnectionFailedError) as caught:
@@ -103,7 +102,6 @@ ROUTES = [
 def test_each_form_of_no_proxy(
     trap: Endpoint, network: NetworkGuard, monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str, direct: bool
 ) -> None:
-    """Names, their domains, ports, addresses and ranges, IPv6 too, bypass the proxy; all else uses it."""
     monkeypatch.setenv("NO_PROXY", no_proxy)
 
     def get() -> None:
@@ -124,7 +122,6 @@ def test_each_form_of_no_proxy(
 
 
 def test_a_redirect_to_loopback_takes_no_proxy(trap: Endpoint, server: FaultServer) -> None:
-    """A download that is redirected to this machine does not use the proxy."""
     here = server.plan("here", faults.raw(200, b"here"))
     for host in ("127.0.0.1", "localhost"):
         url = here.url.replace("127.0.0.1", host)
@@ -151,7 +148,6 @@ PROXIES = [
 def test_which_proxy_serves_a_url(
     monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str], url: str | None, expected: str
 ) -> None:
-    """The variable of the scheme, then ALL_PROXY, lower case first; its password is not shown."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert str(proxy_for(url)) == expected
@@ -163,7 +159,6 @@ def test_which_proxy_serves_a_url(
 def test_a_proxy_that_wants_a_password_is_named(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch, wire: str, url: str, mode: str
 ) -> None:
-    """For a 407 the message names the proxy and its variable, not its password; the next model is asked."""
     proxy = server.plan("proxy", faults.raw(407, b"<html>no</html>", "text/html"))
     variable = "HTTPS_PROXY" if url.startswith("https") else "HTTP_PROXY"
     monkeypatch.setenv(variable, proxy.url.replace("://", "://user:hunter2@"))
@@ -211,7 +206,6 @@ def test_litellm_is_imported_in_the_worst_environment(api: Make, tmp_path: Path)
 
 
 def test_a_failed_import_restores_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is hidden once the library is imported, or could not be."""
     (tmp_path / "fails.py").write_text("import os\nraise ImportError(os.environ.get('ALL_PROXY'))\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("ALL_PROXY", "socks://proxy:1080")

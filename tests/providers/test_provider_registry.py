@@ -53,7 +53,6 @@ def own_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Provider]]:
 
 
 def test_a_misspelt_provider_is_an_error_that_names_the_closest() -> None:
-    """A typo is an error before anything is loaded or sent; without a close name any server can be reached."""
     names = {"opnai": "openai", "antropic": "anthropic", "olama": "ollama", "together": "together_ai", "grok": "groq"}
     for written, closest in names.items():
         with pytest.raises(ConfigError, match=f"unknown provider '{written}': did you mean '{closest}/...'"):
@@ -64,7 +63,6 @@ def test_a_misspelt_provider_is_an_error_that_names_the_closest() -> None:
 
 
 def test_names_lead_to_rows() -> None:
-    """LiteLLM's other spellings lead to the same row, and each row is complete."""
     for alias, name in ALIASES.items():
         assert provider_of(a_model(f"{alias}/x")) == provider_of(a_model(f"{name}/x"))
     assert provider_of(a_model("ollama/qwen3:8b")).litellm_prefix == "ollama_chat", "`ollama/` is a prompt made by hand"
@@ -81,7 +79,6 @@ def test_names_lead_to_rows() -> None:
 def test_a_registered_provider_is_ready_like_any_other(
     own_table: dict[str, Provider], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A few lines add a provider that LiteLLM does not know; `openai/` cannot be redirected."""
     acme = Provider(name="acme", default_base="https://api.acme.example/v1", key_variables=("ACME_API_KEY",))
     register_provider(acme)
     register_provider(acme)
@@ -153,7 +150,6 @@ OLLAMA_HOSTS = {
 
 
 def test_ollama_host_is_read_as_ollama_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every form that the server accepts works for the client."""
     found = {}
     for host in OLLAMA_HOSTS:
         monkeypatch.setenv("OLLAMA_HOST", host)
@@ -174,7 +170,6 @@ NO_URLS = {
 def test_an_endpoint_of_no_use_is_named_without_repeating_it(
     monkeypatch: pytest.MonkeyPatch, url: str, fault: str
 ) -> None:
-    """From any source, no port is guessed, and no login is dropped silently."""
     monkeypatch.setenv("OLLAMA_HOST", url)
     found = readiness(a_model("ollama/x"))
     assert found.missing == f"the endpoint of OLLAMA_HOST {fault}"
@@ -186,7 +181,6 @@ def test_an_endpoint_of_no_use_is_named_without_repeating_it(
 
 
 def test_the_file_goes_before_the_environment_and_that_before_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`api_base`, then the provider's variables in order, then its default endpoint."""
     assert base("ollama/x") == "http://127.0.0.1:11434"
     monkeypatch.setenv("OLLAMA_HOST", "second")
     monkeypatch.setenv("OLLAMA_API_BASE", "http://first:1")
@@ -195,7 +189,6 @@ def test_the_file_goes_before_the_environment_and_that_before_the_default(monkey
 
 
 def test_azures_api_version_is_v1_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The row wins over the variables; other providers have none."""
     azure, openai = a_model("azure/x"), a_model("openai/x")
     assert endpoint_of(azure, provider_of(azure)).api_version == "v1"
     monkeypatch.setenv("OPENAI_API_VERSION", "preview")
@@ -217,7 +210,6 @@ NOT_LOOPBACK = (
 
 
 def test_a_url_that_only_looks_like_loopback_or_a_providers_host_is_not() -> None:
-    """Only certain loopback addresses are local; only a host and its subdomains are the provider's."""
     assert all(
         map(is_loopback, ("http://localhost:1/v1", "http://LOCALHOST", "http://127.8.9.1:80", "http://[::1]:80"))
     )
@@ -239,7 +231,6 @@ LOCAL: list[tuple[str, dict[str, Any], bool, int]] = [
 
 
 def test_only_a_model_server_on_loopback_is_local_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy, a LAN host and an OpenAI-compatible server are local only if the file says so; nearby is slower."""
     for reference, fields, local, timeout in LOCAL:
         model = a_model(reference, **fields)
         assert (is_local(model), timeout_of(model)) == (local, timeout), (reference, fields)
@@ -266,7 +257,6 @@ NOTES: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
 def test_readiness_says_what_would_be_used(
     monkeypatch: pytest.MonkeyPatch, case: tuple[str, dict[str, Any], dict[str, str], str]
 ) -> None:
-    """It has the sources of key, endpoint and API version; Azure accepts LiteLLM's names and the SDK's."""
     reference, fields, environment, note = case
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -275,14 +265,12 @@ def test_readiness_says_what_would_be_used(
 
 
 def test_an_unset_variable_of_its_row_makes_a_model_not_ready() -> None:
-    """`${VAR}` without a value stops this model, not the file. A missing key is named, too, each with its command."""
     found = readiness(a_model("azure/x", api_base="${MY_BASE}", unset=("MY_BASE",)))
     assert found.missing == "MY_BASE is not set; none of AZURE_API_KEY, AZURE_OPENAI_API_KEY is set"
     assert found.fix == "export MY_BASE='your value'; then export AZURE_API_KEY='your key'"
 
 
 def test_a_row_may_need_an_endpoint_or_other_fields(own_table: dict[str, Provider]) -> None:
-    """Any field of the file can be required; a row without an endpoint never uses OpenAI's."""
     for reference in ("azure/x", "hosted_vllm/x", "litellm_proxy/x", "azure_ai/x"):
         found = readiness(a_model(reference))
         assert "needs an endpoint" in found.missing
@@ -308,7 +296,6 @@ def test_ollama_behind_the_openai_wire_is_refused_without_a_window(monkeypatch: 
 
 
 def test_an_embedded_model_is_looked_for_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It needs no key and no endpoint. Missing parts of the runner have their command."""
     found = readiness(a_model("embedded/nothing-here"))
     assert not found.ready
     assert "install" in found.fix or "models pull embedded/nothing-here" in found.fix
@@ -317,7 +304,6 @@ def test_an_embedded_model_is_looked_for_in_the_store(monkeypatch: pytest.Monkey
 
 
 def test_google_says_which_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bedrock is ready without a key of ours; Vertex AI needs VERTEXAI_PROJECT."""
     monkeypatch.delenv("VERTEXAI_PROJECT", raising=False)
     assert readiness(a_model("bedrock/anthropic.claude")).ready
     assert "VERTEXAI_PROJECT" in readiness(a_model("vertex_ai/gemini")).missing
@@ -326,7 +312,6 @@ def test_google_says_which_project(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_probes_are_remembered_for_some_seconds(own_table: dict[str, Provider]) -> None:
-    """A server is asked once in some seconds, not at each call; each model has its own probe."""
     asked: list[str] = []
 
     def probe(model: ModelConfig) -> Missing | None:
