@@ -10,7 +10,7 @@ from typing import Any
 
 import faults
 import pytest
-from manager_kit import KEY, MODES, Make, ask, looked_up, manager, model, program
+from manager_kit import MODES, Make, ask, looked_up, manager, model, program
 from pydantic import BaseModel, field_validator
 from structlog.testing import capture_logs
 
@@ -20,7 +20,6 @@ from testronaut_llm.cache.files import CacheFiles
 from testronaut_llm.cache.key import parts_of
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.providers.row import Present
-from testronaut_llm.support.paths import cache_dir
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
@@ -95,60 +94,49 @@ print(answer.text, [name for name in heavy if name in sys.modules], llm._made is
     assert not a.asked
 
 
-CHANGES: list[dict[str, dict[str, Any]]] = [
-    # what differs in the call, the model's row or the task; tests/call/test_key_fields.py has each field of a call
-    {"call": {"prompt": [{"role": "assistant", "content": "hi"}]}},
-    {"task": {"system": "Be brief."}},
-    {"task": {"max_tokens": 77}},
-    {"row": {"extra": {"top_p": 0.5}}},
-    {"row": {"model": "openai/another"}},
-    {"row": {"api_base": "http://127.0.0.1:9/v1"}},
-    {"row": {"api_version": "2024-10-21"}},
-    {"row": {"base_model": "gpt-4o"}},
-    {"row": {"num_ctx": 4096}},
-    {"row": {"reasoning": "low"}},
-    {"row": {"digest": "abcdef0"}},
-    {"row": {"dimensions": 256}},
-]
-SAME: list[dict[str, dict[str, Any]]] = [
-    {"call": {"temperature": 0, "stop": [], "prompt": [{"role": "user", "content": "hi"}]}},
-    {"row": {"quality": 9, "price": {"input": 99, "output": 99}, "api_key_env": "AZURE_API_KEY", "limits": {"rpm": 5}}},
-    {"task": {"retries": 5, "strategy": "cheapest"}},
-]
+# What differs in the model's row; tests/call/test_key_fields.py has each field of a call.
+CHANGES: dict[str, Any] = {
+    "extra": {"top_p": 0.5}, "model": "openai/another", "api_base": "http://127.0.0.1:9/v1", "num_ctx": 4096,
+    "api_version": "2024-10-21", "base_model": "gpt-4o", "reasoning": "low", "digest": "abcdef0", "dimensions": 256,
+}  # fmt: skip
+SAME = {"quality": 9, "price": {"input": 99, "output": 99}, "api_key_env": "AZURE_API_KEY", "limits": {"rpm": 5}}
 
 
-def key_of(
-    call: dict[str, Any] | None = None, row: dict[str, Any] | None = None, task: dict[str, Any] | None = None
-) -> str:
-    with cached({"m": model("openai", "http://127.0.0.1:8", **(row or {}))}, **(task or {})) as llm:
-        asked = looked_up(llm, **(call or {}))
+def key_of(row: dict[str, Any] | None = None, **call: Any) -> str:
+    with cached({"m": model("openai", "http://127.0.0.1:8", **(row or {}))}) as llm:
+        asked = looked_up(llm, **call)
     (one,) = asked.candidates
     return cache_key.hashed(*parts_of(asked), cache_key.model_part(one.row, one.provider_row, None))
 
 
 def test_the_key_holds_what_can_change_the_answer_and_nothing_else() -> None:
-    keys = [key_of(), *[key_of(**changed) for changed in CHANGES]]
+    keys = [key_of(), *[key_of({name: value}) for name, value in CHANGES.items()]]
+    keys.append(key_of(prompt=[{"role": "assistant", "content": "hi"}]))
     assert len({*keys}) == len(keys)
-    assert [key_of(**same) for same in SAME] == keys[:1] * len(SAME)
-    one = {"extra": {"a": 1, "b": {"c": 2, "d": 3}}, "schema": {"type": "integer", "title": "N"}}
-    same = {"extra": {"b": {"d": 3, "c": 2}, "a": 1}, "schema": {"title": "N", "type": "integer"}}
-    assert key_of(one) == key_of(same)
+    as_default = {"temperature": 0, "stop": [], "prompt": [{"role": "user", "content": "hi"}]}
+    assert [key_of(SAME), key_of(**as_default)] == [keys[0]] * 2
 
 
-def test_the_order_of_properties_is_another_question() -> None:
-    """The order of properties is part of the key, since a model may reason before it judges; other orders are not."""
+def test_an_extra_that_is_no_json_has_no_key() -> None:
+    with cached({"m": model("openai", "http://127.0.0.1:8")}) as llm:
+        assert parts_of(looked_up(llm, extra={"x": {1, 2}})) == ()
+
+
+def test_the_order_of_properties_counts_and_no_other_order() -> None:
+    """A model that gives its reasons first judges better."""
     text = {"type": "string"}
     first = {"type": "object", "properties": {"why": text, "passed": text}, "required": ["passed", "why"]}
     second = {"required": ["passed", "why"], "properties": {"passed": text, "why": text}, "type": "object"}
     third = {"required": ["passed", "why"], "properties": {"why": text, "passed": text}, "type": "object"}
-    keys = [key_of({"schema": {"type": "array", "items": one}}) for one in (first, second, third)]
+    keys = [key_of(schema={"type": "array", "items": one}) for one in (first, second, third)]
     assert keys[0] == keys[2] != keys[1]
+    assert key_of(extra={"a": 1, "b": {"c": 2, "d": 3}}) == key_of(extra={"b": {"d": 3, "c": 2}, "a": 1})
 
 
 def test_keys_are_what_they_were() -> None:
     """Keys never change, so that later versions find answers that users have committed."""
     call = {"system": "Be brief.", "schema": {"type": "array", "items": {"type": "integer"}}, "seed": 5}
-    assert key_of(call, row={"reasoning": "low"}) == KNOWN_KEY
+    assert key_of({"reasoning": "low"}, **call) == KNOWN_KEY
 
 
 def test_the_endpoint_counts_wherever_it_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -197,32 +185,16 @@ def test_the_first_listed_hit_is_the_answer(api: Make) -> None:
         assert llm.complete("t", "hi").text == "from a"
 
 
-def test_a_model_that_the_task_excludes_is_not_looked_up(api: Make) -> None:
-    a = api("a", faults.good("from a"))
-    weak = {"strong": {"models": ["a"], "min_quality": 9}, "near": {"models": ["a"], "private": True}}
-    with cached({"a": model("openai", a)}, weak) as llm:
-        llm.complete("t", "hi")
-        for task in weak:
-            with pytest.raises(errors.CacheMissError):
-                llm.complete(task, "hi", cache="only")
-
-
-def test_tasks_and_aliases_share_answers(api: Make) -> None:
+def test_tasks_and_aliases_share_the_answers_of_models_that_each_task_allows(api: Make) -> None:
     row = model("openai", api("a", faults.good()))
-    with cached({"one": row, "two": row}, {"u": {"models": "two"}}, max_tokens=4096) as llm:
+    strict = {"strong": {"models": ["two"], "min_quality": 9}, "near": {"models": ["two"], "private": True}}
+    with cached({"one": row, "two": row}, {"u": {"models": "two"}, **strict}, max_tokens=4096) as llm:
         llm.complete("t", "hi", model="one")
         hit = llm.complete("u", "hi")
-    assert (hit.cached, hit.task, hit.model) == (True, "u", "two")
-
-
-def test_a_fallbacks_answer_stays(api: Make) -> None:
-    """A later call gets it even if the first model works again."""
-    a, b = api("a", faults.error("server_error")), api("b", faults.good("from b"))
-    with cached({"a": model("openai", a), "b": model("anthropic", b)}) as llm:
-        first = llm.complete("t", "hi")
-        a.plan(faults.good("from a"))
-        hit = llm.complete("t", "hi")
-    assert (first.text, hit.text, hit.cached, hit.saved) == ("from b", "from b", True, first.cost)
+        assert (hit.cached, hit.task, hit.model) == (True, "u", "two")
+        for task in strict:
+            with pytest.raises(errors.CacheMissError):
+                llm.complete(task, "hi", cache="only")
 
 
 @each_mode
@@ -254,57 +226,37 @@ async def test_a_hit_is_validated_again(api: Make, mode: str) -> None:
     assert asked.parsed is not hit.parsed
 
 
-def test_a_hit_that_no_longer_obeys_is_a_miss(api: Make) -> None:
-    a = api("a", faults.good('{"name": "Bob", "age": 1}'))
+def test_a_hit_is_judged_by_the_validator_of_this_call(api: Make) -> None:
+    a = api("a", faults.good('{"name": "Ada", "age": 36}'))
     with cached({"m": model("openai", a)}) as llm, capture_logs() as logs:
         llm.complete("t", "hi", schema=Person)
+        for mode in ("use", "only"):
+            with pytest.raises(KeyError, match="the caller's own"):
+                llm.complete("t", "hi", schema=person(raises=KeyError("the caller's own")), cache=mode)
+        assert llm.complete("t", "hi", schema=Person).cached
+        assert len(a.asked) == 1
         with pytest.raises(LLMError):
             llm.complete("t", "hi", schema=person(raises=ValueError("unknown")))
     assert len(a.asked) > 1
     assert "cache_trouble" not in [entry["event"] for entry in logs]
 
 
-@pytest.mark.parametrize("mode", ["use", "only"])
-def test_a_validator_that_raises_is_no_trouble_of_the_store(api: Make, mode: str) -> None:
-    a = api("a", faults.good('{"name": "Ada", "age": 36}'))
-    with cached({"m": model("openai", a)}) as llm:
-        llm.complete("t", "hi", schema=Person)
-        with pytest.raises(KeyError, match="the caller's own"):
-            llm.complete("t", "hi", schema=person(raises=KeyError("the caller's own")), cache=mode)
-        assert len(a.asked) == 1
-        assert llm.complete("t", "hi", schema=Person).cached
-
-
 @each_mode
-async def test_off_neither_reads_nor_writes(api: Make, mode: str) -> None:
-    a = api("a", faults.good())
-    async with cached({"m": model("openai", a)}) as llm:
-        await ask(llm, mode, cache="off")
-        await ask(llm, mode)
-        assert not (await ask(llm, mode, cache="off")).cached
-    assert len(a.asked) == 3
-
-
-@each_mode
-async def test_refresh_asks_and_stores(api: Make, mode: str) -> None:
-    """The new answer replaces those of all candidates; otherwise an older listed one would be used."""
+async def test_off_and_only_and_refresh(api: Make, mode: str) -> None:
     a, b = api("a", faults.good("old a")), api("b", faults.good("new b"))
     async with cached({"a": model("openai", a), "b": model("anthropic", b)}) as llm:
-        await ask(llm, mode)
+        await ask(llm, mode, cache="off")
+        with pytest.raises(errors.CacheMissError, match=r"no answer to this prompt of a, b .*cache import FILE"):
+            await ask(llm, mode, cache="only")
+        assert len(a.asked) == 1
+        assert not (await ask(llm, mode)).cached
+        assert (await ask(llm, mode, cache="only")).cached
+        assert not (await ask(llm, mode, cache="off")).cached
         a.plan(faults.error("server_error"))
         assert (await ask(llm, mode, cache="refresh")).text == "new b"
-        assert (await ask(llm, mode)).text == "new b"
-
-
-@each_mode
-async def test_only_sends_nothing(api: Make, mode: str) -> None:
-    a = api("a", faults.good())
-    async with cached({"m": model("openai", a), "n": model("anthropic", a)}) as llm:
-        with pytest.raises(errors.CacheMissError, match=r"no answer to this prompt of m, n .*cache import FILE"):
-            await ask(llm, mode, cache="only")
-        assert not a.asked
-        await ask(llm, mode)
-        assert (await ask(llm, mode, cache="only")).cached
+        a.plan(faults.good("newer a"))
+        hit = await ask(llm, mode)  # the older answer of `a`, which is listed first, is gone
+    assert (hit.text, hit.cached) == ("new b", True)
 
 
 def test_the_environment_rules_the_tasks_and_the_call_rules_it(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,10 +274,6 @@ def test_the_environment_rules_the_tasks_and_the_call_rules_it(api: Make, monkey
             llm.complete("t", "hi")
 
 
-def _entries() -> int:
-    return len(list(CacheFiles(CacheConfig()).kept()))
-
-
 @pytest.mark.parametrize("mode", ["complete", "stream"])
 async def test_what_is_not_whole_is_not_stored(api: Make, mode: str) -> None:
     a = api("a", faults.good('{"name": 5}'))
@@ -336,20 +284,10 @@ async def test_what_is_not_whole_is_not_stored(api: Make, mode: str) -> None:
         assert (await ask(llm, mode)).text == "half an ans"
         with llm.stream("t", "hi") as stream:
             next(stream)
-        assert _entries() == 0
+        assert list(CacheFiles(CacheConfig()).kept()) == []
         a.plan(faults.good('{"name": "Ada", "age": 36}'))
         assert not (await ask(llm, mode, schema=Person)).cached
-        assert _entries() == 1
-
-
-def test_no_secret_reaches_the_cache(api: Make) -> None:
-    a = api("a", faults.good(f"Your key is {KEY}, is it not?"), faults.good("fine"))
-    with cached({"m": model("openai", a)}) as llm:
-        assert KEY in llm.complete("t", "hi").text
-        assert not llm.complete("t", f"another, with {KEY} in the prompt").cached
-    assert _entries() == 1
-    for file in (cache_dir() / "answers").iterdir():
-        assert KEY.encode() not in file.read_bytes(), file
+        assert len(list(CacheFiles(CacheConfig()).kept())) == 1
 
 
 def test_a_hit_is_booked_and_needs_no_money(api: Make) -> None:
@@ -367,43 +305,26 @@ def test_a_hit_is_booked_and_needs_no_money(api: Make) -> None:
     assert (event["llm.cost_usd"], event["llm.saved_usd"]) == ("0", "0.000024")
 
 
-def test_an_extra_that_is_no_json_goes_uncached(api: Make) -> None:
-    with cached({"m": model("openai", api("a", faults.good()))}) as llm, pytest.raises(errors.CacheMissError):
-        llm.complete("t", "hi", extra={"x": {1, 2}}, cache="only")
-
-
-EMBED = ("embed", "aembed")
-
-
-async def embed(llm: LLMManager, mode: str, texts: list[str], **given: Any) -> Any:
-    return llm.embed("t", texts, **given) if mode == "embed" else await llm.aembed("t", texts, **given)
-
-
-@pytest.mark.parametrize("mode", EMBED)
-async def test_vectors_are_kept_by_text(api: Make, mode: str) -> None:
+@pytest.mark.parametrize("mode", ["embed", "aembed"])
+async def test_vectors_are_kept_by_text_in_each_cache_mode(api: Make, mode: str) -> None:
     a = api("a", faults.good())
     async with cached({"m": model("openai", a)}) as llm:
-        first = await embed(llm, mode, ["a", "b"])
-        mixed = await embed(llm, mode, ["c", "b", "d", "c"])
-        hit = await embed(llm, mode, ["d", "a", "c", "b"])
-    assert [body["input"] for body in a.bodies] == [["a", "b"], ["c", "d"]]
+
+        async def embed(*texts: str, **given: Any) -> Any:
+            return llm.embed("t", texts, **given) if mode == "embed" else await llm.aembed("t", texts, **given)
+
+        await embed("a", cache="off")
+        with pytest.raises(errors.CacheMissError, match="no vectors of all 2 texts of m"):
+            await embed("a", "b", cache="only")
+        first = await embed("a", "b")
+        mixed = await embed("c", "b", "d", "c")
+        hit = await embed("d", "a", "c", "b")
+        await embed("a", "b", cache="refresh")
+        assert (await embed("b", "a", cache="only")).cached
+    assert [body["input"] for body in a.bodies] == [["a"], ["a", "b"], ["c", "d"], ["a", "b"]]
     assert (mixed.cached, hit.cached, hit.cost, hit.attempts) == (False, True, Decimal(0), ())
     assert mixed.vectors[1] == first.vectors[1]
     assert mixed.vectors[0] == mixed.vectors[3]
     assert hit.vectors == (mixed.vectors[2], first.vectors[0], mixed.vectors[0], first.vectors[1])
-    assert mixed.saved == first.cost / 2
-    assert hit.saved == first.cost + mixed.cost
+    assert (mixed.saved, hit.saved) == (first.cost / 2, first.cost + mixed.cost)
     assert hit.usage.prompt_tokens == first.usage.prompt_tokens + mixed.usage.prompt_tokens
-
-
-@pytest.mark.parametrize("mode", EMBED)
-async def test_the_modes_hold_for_vectors(api: Make, mode: str) -> None:
-    a = api("a", faults.good())
-    async with cached({"m": model("openai", a)}) as llm:
-        await embed(llm, mode, ["a"], cache="off")
-        with pytest.raises(errors.CacheMissError, match="no vectors of all 2 texts of m"):
-            await embed(llm, mode, ["a", "b"], cache="only")
-        await embed(llm, mode, ["a"])
-        await embed(llm, mode, ["a", "b"], cache="refresh")
-        assert (await embed(llm, mode, ["b", "a"], cache="only")).cached
-    assert [body["input"] for body in a.bodies] == [["a"], ["a"], ["a", "b"]]

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,11 @@ class Gate:
         self.open.set()
 
 
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
 def cached(row: dict[str, Any], **task: Any) -> LLMManager:
     return manager({"m": row}, **{"cache": "use", "retries": 0, **task})
 
@@ -60,8 +65,7 @@ def at_once(llm: LLMManager, gate: Gate, call: Callable[[], Any], number: int) -
     return calls
 
 
-def test_a_hundred_identical_calls_are_one_request(api: Make) -> None:
-    gate = Gate()
+def test_a_hundred_identical_calls_are_one_request(api: Make, gate: Gate) -> None:
     a = api("a", gate)
 
     async def tasks(llm: LLMManager, number: int) -> list[Answer[Any]]:
@@ -94,16 +98,10 @@ with LLMManager(sys.argv[1]) as llm, ThreadPoolExecutor(25) as pool:
 
 
 @pytest.fixture
-def gate() -> Gate:
-    return Gate()
-
-
-@pytest.fixture
 def file(api: Make, gate: Gate, tmp_path: Path) -> Path:
     row = model("openai", api("a", gate, faults.good("second")))
-    (tmp_path / "llm.yaml").write_text(
-        json.dumps({"models": {"m": row}, "tasks": {"t": {"models": "m", "retries": 0}}})
-    )
+    text = json.dumps({"models": {"m": row}, "tasks": {"t": {"models": "m", "retries": 0}}})
+    (tmp_path / "llm.yaml").write_text(text)
     return tmp_path / "llm.yaml"
 
 
@@ -160,15 +158,19 @@ def test_followers_of_another_process_keep_their_deadline_and_ask_when_it_dies(g
     assert sorted(answer.cached for answer in answers) == [False, True]
 
 
-def test_a_follower_keeps_its_own_deadline(gate: Gate, file: Path) -> None:
-    with LLMManager(file) as llm, ThreadPoolExecutor(1) as pool:
+def test_a_waiting_call_keeps_its_deadline_and_calls_that_differ_do_not_wait(api: Make, gate: Gate) -> None:
+    a = api("a", gate, faults.good("another"))
+    with cached(model("openai", a)) as llm, ThreadPoolExecutor(1) as pool:
         leader = pool.submit(llm.complete, "t", "hi")
         assert gate.reached.wait(60)
         for mode in ("complete", "acomplete"):
             with pytest.raises(LLMTimeoutError, match=TOO_LATE):
                 asyncio.run(ask(llm, mode, deadline=0.05))
+        for given in ({"sample": 1}, {"cache": "off"}, {"cache": "refresh"}):
+            assert llm.complete("t", "hi", **given).text == "another"
         gate.open.set()
         assert leader.result().text == "one answer"
+    assert len(a.asked) == 4
 
 
 def test_when_the_leader_fails_one_at_a_time_tries(api: Make) -> None:
@@ -191,11 +193,9 @@ def test_when_the_leader_fails_one_at_a_time_tries(api: Make) -> None:
 
 
 @pytest.mark.parametrize("cancelled", [0, 1], ids=["leader", "follower"])
-def test_a_cancelled_call_leaves_the_rest_alone(api: Make, cancelled: int) -> None:
-    gate = Gate()
+async def test_a_cancelled_call_leaves_the_rest_alone(api: Make, gate: Gate, cancelled: int) -> None:
     a = api("a", gate, faults.good("second"))
-
-    async def three(llm: LLMManager) -> list[Any]:
+    async with cached(model("openai", a)) as llm:
         calls = [asyncio.create_task(llm.acomplete("t", "hi"))]
         await asyncio.to_thread(gate.reached.wait)
         calls += [asyncio.create_task(llm.acomplete("t", "hi")) for _ in range(2)]
@@ -203,11 +203,7 @@ def test_a_cancelled_call_leaves_the_rest_alone(api: Make, cancelled: int) -> No
         calls[cancelled].cancel()
         await asyncio.wait(calls[cancelled : cancelled + 1])
         gate.open.set()
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        await llm.aclose()
-        return results
-
-    results = asyncio.run(three(cached(model("openai", a))))
+        results: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
     assert isinstance(results.pop(cancelled), asyncio.CancelledError)
     assert {one.text for one in results} == {"one answer" if cancelled else "second"}
     assert len(a.asked) == (1 if cancelled else 2)
@@ -237,23 +233,9 @@ def test_no_call_waits_for_a_stream(api: Make) -> None:
     assert len(a.asked) == 2
 
 
-@pytest.mark.parametrize("given", [{"cache": "off"}, {"cache": "refresh"}, {"sample": 1}])
-def test_what_is_not_the_same_shares_nothing(api: Make, given: dict[str, Any]) -> None:
-    gate = Gate()
-    a = api("a", gate, faults.good("another"))
-    with cached(model("openai", a)) as llm, ThreadPoolExecutor(1) as pool:
-        leader = pool.submit(llm.complete, "t", "hi")
-        assert gate.reached.wait(60)
-        assert llm.complete("t", "hi", **given).text == "another"
-        gate.open.set()
-        leader.result()
-    assert len(a.asked) == 2
-
-
-def test_a_broken_store_delays_no_call(api: Make) -> None:
+def test_a_broken_store_delays_no_call(api: Make, gate: Gate) -> None:
     cache_dir().mkdir(parents=True)
     (cache_dir() / "answers").write_text("in the way")
-    gate = Gate()
     a = api("a", gate, faults.good("for itself"))
     with cached(model("openai", a)) as llm:
         calls = at_once(llm, gate, lambda: llm.complete("t", "hi"), 5)
@@ -268,21 +250,26 @@ def test_identical_embeddings_are_one_request(api: Make) -> None:
     assert (len({call.result().vectors for call in calls}), len(a.asked)) == (1, 1)
 
 
-def test_without_locks_no_call_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = FlightLocks(tmp_path / "lock"), FlightLocks(tmp_path / "lock")
+@pytest.fixture
+def new_locks(tmp_path: Path) -> Iterator[Callable[[], FlightLocks]]:
+    """Makes the locks of another manager on the same file."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(closing(FlightLocks(tmp_path / "flights.lock")))
+
+
+def test_without_locks_no_call_waits(new_locks: Callable[[], FlightLocks], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = new_locks(), new_locks()
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(sys, "platform", "darwin")
         assert [each.acquire("ab" * 32) for each in (one, other)] == [True, True]
         one.release("ab" * 32)
     monkeypatch.setitem(sys.modules, "fcntl", None)
     assert one.acquire("ab" * 32)
-    one.close()
-    other.close()
 
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="the process holds the locks here")
-def test_closing_one_manager_frees_no_lock_of_another(tmp_path: Path) -> None:
-    mine, other, third = (FlightLocks(tmp_path / "flights.lock") for _ in range(3))
+def test_closing_one_manager_frees_no_lock_of_another(new_locks: Callable[[], FlightLocks]) -> None:
+    mine, other, third = new_locks(), new_locks(), new_locks()
     assert mine.acquire("a" * 64)
     assert not other.acquire("a" * 64)
     assert other.acquire("b" * 64)
@@ -291,22 +278,17 @@ def test_closing_one_manager_frees_no_lock_of_another(tmp_path: Path) -> None:
     assert third.acquire("b" * 64)
     mine.release("a" * 64)
     assert third.acquire("a" * 64)
-    for one in (mine, other, third):
-        one.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
-def test_a_forked_child_neither_has_nor_frees_its_parents_lock(tmp_path: Path) -> None:
+def test_a_forked_child_neither_has_nor_frees_its_parents_lock(new_locks: Callable[[], FlightLocks]) -> None:
     """The open file is shared by a fork; the lock must not be."""
-    locks = FlightLocks(tmp_path / "flights.lock")
+    locks = new_locks()
     assert locks.acquire("a" * 64)
     child = os.fork()
     if child == 0:
         locks.release("a" * 64)
         os._exit(1 if locks.acquire("a" * 64) else 0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    other = FlightLocks(tmp_path / "flights.lock")
-    assert not other.acquire("a" * 64)
-    for one in (locks, other):
-        one.close()
+    assert not new_locks().acquire("a" * 64)
