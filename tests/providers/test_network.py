@@ -33,14 +33,12 @@ WIRES = ("openai", "azure", "azure v1", "anthropic")
 BROKEN: dict[str, tuple[str, str]] = {
     "certificates missing": ("SSL_CERT_FILE", "/no/such/file.pem"),
     "no certificates": ("SSL_CERT_FILE", __file__),
-    "a folder for a file": ("SSL_CERT_FILE", "/"),
     "folder missing": ("SSL_CERT_DIR", "/no/such/folder"),
     "key log nowhere": ("SSLKEYLOGFILE", "/no/such/folder/keys"),
     "socks": ("ALL_PROXY", "socks://user:hunter2@proxy:1080"),
     "socks in small letters": ("all_proxy", "socks://proxy:1080"),
     "ftp": ("HTTPS_PROXY", "ftp://user:hunter2@proxy"),
-    "no port": ("HTTPS_PROXY", "http://user:hunter2@proxy:80a"),
-    "no port, small letters": ("https_proxy", "user:hunter2@proxy:80a"),
+    "no port": ("https_proxy", "user:hunter2@proxy:80a"),
     "password with a slash": ("HTTPS_PROXY", "http://user:hunter2/x@proxy:80"),
     "half an address": ("HTTPS_PROXY", "http://[::1"),
     "no host": ("HTTP_PROXY", "http://"),
@@ -83,15 +81,13 @@ def test_a_value_of_no_use_names_its_variable(monkeypatch: pytest.MonkeyPatch, v
 
 
 ROUTES = [
-    ("", "http://api.corp/", False), ("*", "http://api.corp/", True), ("x, * ", "http://api.corp/", True),
-    ("API.Corp", "http://api.corp/", True), ("api.corp", "http://notapi.corp/", False),
-    ("corp", "http://api.corp/", True), (".corp", "http://api.corp/", True), ("*.corp", "http://api.corp/", True),
-    ("*.corp", "http://api.corp.example/", False), ("other api.corp", "http://api.corp/", True),
+    ("", "http://api.corp/", False), ("x, * ", "http://api.corp/", True), ("API.Corp", "http://api.corp/", True),
+    ("api.corp", "http://notapi.corp/", False), ("corp", "http://api.corp/", True), (".corp", "http://api.corp/", True),
+    ("*.corp", "http://api.corp/", True), ("*.corp", "http://api.corp.example/", False),
+    ("other api.corp", "http://api.corp/", True), ("http://api.corp", "http://api.corp/", True),
     ("api.corp:8080", "http://api.corp:8080/", True), ("api.corp:8080", "http://api.corp/", False),
-    ("http://api.corp", "http://api.corp/", True), ("10.1.2.3", "http://10.1.2.3/", True),
     ("10.0.0.0/8", "http://10.1.2.3/", True), ("10.0.0.0/8", "http://11.1.2.3/", False),
-    ("fd00::5", "http://[fd00::5]/", True), ("fd00::5/128", "http://[fd00::5]:81/", True),
-    ("[fd00::]/8", "http://[fd12::5]/", True), ("fd00::/8", "http://[fe80::5]/", False),
+    ("fd00::5", "http://[fd00::5]/", True), ("[fd00::]/8", "http://[fd12::5]/", True),
     ("[fd00::5]:81", "http://[fd00::5]:81/", True), ("[fd00::5]:81", "http://[fd00::5]/", False),
     ("host:80a,[::1,http://[::1,:,xn--,/,api.corp", "http://api.corp/", True),
     ("host:80a,[::1,http://[::1,::1/128", "http://api.corp/", False),
@@ -184,22 +180,15 @@ print({name: os.environ[name] for name in before} == before)
 
 
 def test_litellm_is_imported_in_the_worst_environment(api: Make, tmp_path: Path) -> None:
-    """If every variable that breaks `import litellm` is invalid, a model on loopback answers, and no other is paid.
-
-    The variables are hidden while LiteLLM is imported, and restored after it.
-    """
+    """The variables that break `import litellm` are hidden meanwhile; a model on loopback answers, no other is paid."""
     rows = {wire.replace(" ", "-"): model(wire, ELSEWHERE) for wire in WIRES}
     clouds = [*rows]
     rows["here"] = model("openai", api("here", faults.good()))
     tasks = {"t": {"models": [*rows], "strategy": "as_listed"}, "e": {"models": ["here"]}}
     (tmp_path / "llm.yaml").write_text(json.dumps({"models": rows, "tasks": tasks}))
     worst = {variable: value for variable, value in BROKEN.values() if "\x01" not in value}
-    worst |= {
-        "NO_PROXY": "[::1]",
-        "SSL_CERTIFICATE": "/no/such",
-        "SSL_SECURITY_LEVEL": "junk",
-        "OLLAMA_HOST": "http://[x",
-    }
+    worst |= {"NO_PROXY": "[::1]", "SSL_CERTIFICATE": "/no/such", "SSL_SECURITY_LEVEL": "junk"}
+    worst["OLLAMA_HOST"] = "http://[x"
     ran = program("-c", _PROGRAM, tmp_path / "llm.yaml", *worst, env={**os.environ, **worst}, timeout=300)
     said = ["Hello from the fault server. here", *(f"{name} ConnectionFailedError 0" for name in clouds), "True"]
     assert (ran.stdout.splitlines(), ran.returncode) == (said, 0), ran.stderr
