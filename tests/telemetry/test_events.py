@@ -185,12 +185,6 @@ def test_a_file_that_cannot_be_written_is_one_warning(
     assert (warning["event"], fault in warning["error"]) == ("log_not_written", True)
 
 
-def test_a_log_that_cannot_be_written_fails_no_call(file: Path, good: dict[str, Any]) -> None:
-    write(file, good, {"file": "/dev/full"})
-    with LLMManager(file) as llm:
-        assert llm.complete("t", PROMPT).text.startswith(ANSWER)
-
-
 def test_a_strangers_file_has_nothing_written(
     file: Path, good: dict[str, Any], events: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
