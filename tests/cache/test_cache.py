@@ -33,7 +33,6 @@ def cache(tmp_path: Path) -> Iterator[AnswerCache]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds of the store's clock, in a list to change them."""
     now = [100.0]
     monkeypatch.setattr("testronaut_llm.cache.answer_cache.time.monotonic", lambda: now[0])
     return now
@@ -54,7 +53,6 @@ def rows(cache: AnswerCache, statement: str, *values: Any) -> list[Any]:
 
 
 def test_what_was_stored_comes_back(cache: AnswerCache) -> None:
-    """An answer is found in the same process and in the next; the folder is private and created when needed."""
     cache.close()
     assert not cache.is_open
     assert not cache.folder.exists()
@@ -116,7 +114,6 @@ def test_a_poisoned_row_is_a_miss_and_one_warning(cache: AnswerCache, tmp_path: 
 
 
 def test_a_pickled_key_is_refused(cache: AnswerCache, tmp_path: Path) -> None:
-    """A lookup does not find it, listing the keys unpickles none, and nothing is pickled."""
     write(cache, "good")
     rows(cache, "UPDATE Cache SET raw = 0, key = ?", pickle.dumps(Bomb(tmp_path / "ran")))
     assert cache.read(KEY, same) is None
@@ -156,7 +153,6 @@ def test_no_setting_is_taken_from_the_file(cache: AnswerCache, tmp_path: Path, m
 
 @pytest.mark.parametrize("garbage", [b"This is no database. " * 400, b"", b"SQLite format 3\0" + b"\xff" * 5000])
 def test_a_garbage_file_is_moved_aside(cache: AnswerCache, garbage: bytes) -> None:
-    """A new store is started, and the broken file is kept beside it."""
     cache.folder.mkdir(parents=True)
     (cache.folder / "cache.db").write_bytes(garbage)
     with capture_logs():
@@ -166,7 +162,6 @@ def test_a_garbage_file_is_moved_aside(cache: AnswerCache, garbage: bytes) -> No
 
 
 def test_a_file_that_breaks_while_it_is_open_is_replaced(cache: AnswerCache) -> None:
-    """There is one warning, and the next answer is stored again."""
     for number in range(50):
         write(cache, "x" * 1000, f"{number:064x}")
     cache.close()
@@ -181,7 +176,6 @@ def test_a_file_that_breaks_while_it_is_open_is_replaced(cache: AnswerCache) -> 
 
 
 def test_a_folder_that_cannot_be_used_is_a_miss_and_is_tried_again(cache: AnswerCache, clock: list[float]) -> None:
-    """If a file is in the folder's place, there is one warning, and a new attempt only after some seconds."""
     cache.folder.write_text("in the way")
     with capture_logs() as logs:
         for _ in range(3):
@@ -200,7 +194,6 @@ def test_a_folder_that_cannot_be_used_is_a_miss_and_is_tried_again(cache: Answer
 def test_only_one_write_waits_for_a_program_that_holds_the_store(
     cache: AnswerCache, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Later writes are skipped for some seconds; stored answers are found meanwhile."""
     monkeypatch.setattr(disk, "_TIMEOUT", 0.01)
     write(cache, 1)
     with closing(sqlite3.connect(cache.folder / "cache.db", isolation_level=None)) as holder, capture_logs() as logs:
@@ -217,7 +210,6 @@ def test_only_one_write_waits_for_a_program_that_holds_the_store(
 
 
 def test_an_answer_lives_as_long_as_its_ttl(cache: AnswerCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An expired answer is a miss; `null` never expires, and neither does other stored data."""
     real = time.time
     write(cache, 1, settings=CacheConfig(ttl=60))
     write(cache, 2, "cd" * 32, CacheConfig(ttl=None))
@@ -230,7 +222,6 @@ def test_an_answer_lives_as_long_as_its_ttl(cache: AnswerCache, monkeypatch: pyt
 
 
 def test_the_oldest_leave_when_the_store_is_full(cache: AnswerCache) -> None:
-    """The store stays within its size; a changed size applies at once."""
     large, small = CacheConfig(size_limit=10**8), CacheConfig(size_limit=100_000)
     for number in range(60):
         write(cache, "x" * 4000, f"{number:064x}", large if number < 40 else small)
@@ -259,7 +250,6 @@ def _storm(folder: Path, me: int) -> bool:
 
 
 def test_32_processes_share_one_store(cache: AnswerCache) -> None:
-    """32 processes open, write and read at once: nothing is lost or mixed up, and none fails."""
     children = []
     for me in range(1, 33):
         if (child := os.fork()) == 0:

@@ -63,7 +63,6 @@ def warnings(said: str) -> list[str]:
     ids=["unused", "used"],
 )
 def test_nothing_is_lost_but_what_cannot_be_written(results: Results, home: int, works: set[str]) -> None:
-    """Calls are answered with one warning for each store; commands that write end in one line with the file's name."""
     found, said = results[home]
     assert {name for name, (code, _) in found.items() if code == 0} == works
     assert (found["complete"][1], found["stream"][1], found["paid"][1]) == ("fine", "fine", "fine")
@@ -79,7 +78,6 @@ def test_nothing_is_lost_but_what_cannot_be_written(results: Results, home: int,
 
 
 def test_a_full_disk_costs_no_answer_and_breaks_no_file(results: Results) -> None:
-    """Stores warn once each. Failed downloads and edits are errors, and the old file is unchanged."""
     for size, (found, said) in zip(SIZES, results[2:], strict=True):
         assert {found[name][0] for name in ("complete", "again", "paid", "stream", "batch", "whole")} == {0}
         assert "make room" in found["pull"][1].lower()

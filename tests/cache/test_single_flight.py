@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,13 @@ class Gate:
         self.reply(exchange)
 
     def when(self, full: Callable[[], bool]) -> None:
-        """Releases the reply as soon as `full` is true."""
         assert eventually(full)
         self.open.set()
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
 
 
 def cached(row: dict[str, Any], **task: Any) -> LLMManager:
@@ -55,16 +59,13 @@ def cached(row: dict[str, Any], **task: Any) -> LLMManager:
 
 
 def at_once(llm: LLMManager, gate: Gate, call: Callable[[], Any], number: int) -> list[Future[Any]]:
-    """Returns ended calls; the reply to the first is released once all have started."""
     with ThreadPoolExecutor(number) as pool:
         calls = [pool.submit(call) for _ in range(number)]
         gate.when(lambda: under_way(llm) == number)
     return calls
 
 
-def test_a_hundred_identical_calls_are_one_request(api: Make) -> None:
-    """Calls from threads, event loops and a batch: one asks, the others are hits that saved its cost."""
-    gate = Gate()
+def test_a_hundred_identical_calls_are_one_request(api: Make, gate: Gate) -> None:
     a = api("a", gate)
 
     async def tasks(llm: LLMManager, number: int) -> list[Answer[Any]]:
@@ -97,17 +98,10 @@ with LLMManager(sys.argv[1]) as llm, ThreadPoolExecutor(25) as pool:
 
 
 @pytest.fixture
-def gate() -> Gate:
-    return Gate()
-
-
-@pytest.fixture
 def file(api: Make, gate: Gate, tmp_path: Path) -> Path:
-    """An llm.yaml whose model answers the first request when the gate opens."""
     row = model("openai", api("a", gate, faults.good("second")))
-    (tmp_path / "llm.yaml").write_text(
-        json.dumps({"models": {"m": row}, "tasks": {"t": {"models": "m", "retries": 0}}})
-    )
+    text = json.dumps({"models": {"m": row}, "tasks": {"t": {"models": "m", "retries": 0}}})
+    (tmp_path / "llm.yaml").write_text(text)
     return tmp_path / "llm.yaml"
 
 
@@ -135,51 +129,43 @@ def start(process: subprocess.Popen[str]) -> None:
     assert process.stdout.readline() == "ready\n"
 
 
-def test_four_processes_share_one_request(api: Make, gate: Gate, file: Path) -> None:
-    """A hundred calls from four processes: one of them asks."""
-    with processes(file, 3) as others, LLMManager(file) as llm, ThreadPoolExecutor(25) as pool:
-        calls = [pool.submit(llm.complete, "t", "hi") for _ in range(25)]
-        assert gate.reached.wait(60)
-        for other in others:
-            start(other)
-        gate.open.set()
-        words = ["hit" if call.result().cached else "asked" for call in calls]
-        for other in others:
-            words += other.communicate(timeout=60)[0].split()
-    assert sorted(words) == ["asked"] + ["hit"] * (CALLS - 1)
-
-
-def test_followers_of_another_process_keep_their_deadline_and_ask_when_it_dies(gate: Gate, file: Path) -> None:
-    """After kill -9 of the process that asks, the next one asks, long before its deadline."""
-    with processes(file, 1) as (leader,), LLMManager(file) as llm, ThreadPoolExecutor(2) as pool:
+def test_processes_share_one_request_and_outlive_the_one_that_asks(gate: Gate, file: Path) -> None:
+    with processes(file, 3) as (leader, *others), LLMManager(file) as llm, ThreadPoolExecutor(25) as pool:
         start(leader)
         assert gate.reached.wait(60)
         for mode in ("complete", "acomplete"):
             with pytest.raises(LLMTimeoutError, match=TOO_LATE):
                 asyncio.run(ask(llm, mode, deadline=0.05))
-        followers = [pool.submit(asyncio.run, ask(llm, mode)) for mode in ("complete", "acomplete")]
-        assert eventually(lambda: under_way(llm) == 2)
+        for other in others:
+            start(other)
+        followers = [pool.submit(llm.complete, "t", "hi") for _ in range(25)]
+        assert eventually(lambda: under_way(llm) == 25)
         assert not wait(followers, timeout=0.1).done
         leader.kill()
         answers = [follower.result(60) for follower in followers]
-    assert [answer.text for answer in answers] == ["second", "second"]
-    assert sorted(answer.cached for answer in answers) == [False, True]
+        words = ["hit" if answer.cached else "asked" for answer in answers]
+        for other in others:
+            words += other.communicate(timeout=60)[0].split()
+    assert {answer.text for answer in answers} == {"second"}
+    assert sorted(words) == ["asked"] + ["hit"] * 74
 
 
-def test_a_follower_keeps_its_own_deadline(gate: Gate, file: Path) -> None:
-    """It ends at its own deadline, and the leader continues."""
-    with LLMManager(file) as llm, ThreadPoolExecutor(1) as pool:
+def test_a_waiting_call_keeps_its_deadline_and_calls_that_differ_do_not_wait(api: Make, gate: Gate) -> None:
+    a = api("a", gate, faults.good("another"))
+    with cached(model("openai", a)) as llm, ThreadPoolExecutor(1) as pool:
         leader = pool.submit(llm.complete, "t", "hi")
         assert gate.reached.wait(60)
         for mode in ("complete", "acomplete"):
             with pytest.raises(LLMTimeoutError, match=TOO_LATE):
                 asyncio.run(ask(llm, mode, deadline=0.05))
+        for given in ({"sample": 1}, {"cache": "off"}, {"cache": "refresh"}):
+            assert llm.complete("t", "hi", **given).text == "another"
         gate.open.set()
         assert leader.result().text == "one answer"
+    assert len(a.asked) == 4
 
 
 def test_when_the_leader_fails_one_at_a_time_tries(api: Make) -> None:
-    """After each failure the next in line asks; the first answer serves all others."""
     gate = Gate(faults.error("server_error"))
     alone = threading.Semaphore()
     overlaps: list[Exchange] = []
@@ -199,12 +185,9 @@ def test_when_the_leader_fails_one_at_a_time_tries(api: Make) -> None:
 
 
 @pytest.mark.parametrize("cancelled", [0, 1], ids=["leader", "follower"])
-def test_a_cancelled_call_leaves_the_rest_alone(api: Make, cancelled: int) -> None:
-    """If the leader is cancelled, another call asks; if a follower is cancelled, the others wait on."""
-    gate = Gate()
+async def test_a_cancelled_call_leaves_the_rest_alone(api: Make, gate: Gate, cancelled: int) -> None:
     a = api("a", gate, faults.good("second"))
-
-    async def three(llm: LLMManager) -> list[Any]:
+    async with cached(model("openai", a)) as llm:
         calls = [asyncio.create_task(llm.acomplete("t", "hi"))]
         await asyncio.to_thread(gate.reached.wait)
         calls += [asyncio.create_task(llm.acomplete("t", "hi")) for _ in range(2)]
@@ -212,11 +195,7 @@ def test_a_cancelled_call_leaves_the_rest_alone(api: Make, cancelled: int) -> No
         calls[cancelled].cancel()
         await asyncio.wait(calls[cancelled : cancelled + 1])
         gate.open.set()
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        await llm.aclose()
-        return results
-
-    results = asyncio.run(three(cached(model("openai", a))))
+        results: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
     assert isinstance(results.pop(cancelled), asyncio.CancelledError)
     assert {one.text for one in results} == {"one answer" if cancelled else "second"}
     assert len(a.asked) == (1 if cancelled else 2)
@@ -224,7 +203,6 @@ def test_a_cancelled_call_leaves_the_rest_alone(api: Make, cancelled: int) -> No
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_stream_waits_for_an_answer_that_is_under_way(api: Make, fails: bool) -> None:
-    """It replays the answer in pieces. If the leader fails, both streams ask, and neither waits."""
     gate = Gate(faults.error("server_error") if fails else None)
     a = api("a", gate, faults.good("for itself"))
     with cached(model("openai", a)) as llm, ThreadPoolExecutor(3) as pool:
@@ -240,7 +218,6 @@ def test_a_stream_waits_for_an_answer_that_is_under_way(api: Make, fails: bool) 
 
 
 def test_no_call_waits_for_a_stream(api: Make) -> None:
-    """A stream whose reader pauses delays no other call."""
     a = api("a", faults.good("one two three"))
     with cached(model("openai", a)) as llm, llm.stream("t", "hi") as paused:
         next(paused)
@@ -248,25 +225,9 @@ def test_no_call_waits_for_a_stream(api: Make) -> None:
     assert len(a.asked) == 2
 
 
-@pytest.mark.parametrize("given", [{"cache": "off"}, {"cache": "refresh"}, {"sample": 1}])
-def test_what_is_not_the_same_shares_nothing(api: Make, given: dict[str, Any]) -> None:
-    """Calls with `off`, `refresh` or another `sample` send their own request."""
-    gate = Gate()
-    a = api("a", gate, faults.good("another"))
-    with cached(model("openai", a)) as llm, ThreadPoolExecutor(1) as pool:
-        leader = pool.submit(llm.complete, "t", "hi")
-        assert gate.reached.wait(60)
-        assert llm.complete("t", "hi", **given).text == "another"
-        gate.open.set()
-        leader.result()
-    assert len(a.asked) == 2
-
-
-def test_a_broken_store_delays_no_call(api: Make) -> None:
-    """Without a store nothing is shared: once the first call has ended, the others ask at once."""
+def test_a_broken_store_delays_no_call(api: Make, gate: Gate) -> None:
     cache_dir().mkdir(parents=True)
     (cache_dir() / "answers").write_text("in the way")
-    gate = Gate()
     a = api("a", gate, faults.good("for itself"))
     with cached(model("openai", a)) as llm:
         calls = at_once(llm, gate, lambda: llm.complete("t", "hi"), 5)
@@ -274,7 +235,6 @@ def test_a_broken_store_delays_no_call(api: Make) -> None:
 
 
 def test_identical_embeddings_are_one_request(api: Make) -> None:
-    """Concurrent calls with the same texts are one request."""
     gate = Gate(faults.good())
     a = api("a", gate)
     with cached(model("openai", a)) as llm:
@@ -282,23 +242,26 @@ def test_identical_embeddings_are_one_request(api: Make) -> None:
     assert (len({call.result().vectors for call in calls}), len(a.asked)) == (1, 1)
 
 
-def test_without_locks_no_call_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the system lacks locks of open files, or all of `fcntl`, each manager asks."""
-    one, other = FlightLocks(tmp_path / "lock"), FlightLocks(tmp_path / "lock")
+@pytest.fixture
+def new_locks(tmp_path: Path) -> Iterator[Callable[[], FlightLocks]]:
+    """Makes the locks of another manager on the same file."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(closing(FlightLocks(tmp_path / "flights.lock")))
+
+
+def test_without_locks_no_call_waits(new_locks: Callable[[], FlightLocks], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = new_locks(), new_locks()
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(sys, "platform", "darwin")
         assert [each.acquire("ab" * 32) for each in (one, other)] == [True, True]
         one.release("ab" * 32)
     monkeypatch.setitem(sys.modules, "fcntl", None)
     assert one.acquire("ab" * 32)
-    one.close()
-    other.close()
 
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="the process holds the locks here")
-def test_closing_one_manager_frees_no_lock_of_another(tmp_path: Path) -> None:
-    """Each manager has its own lock, on one file and in one process."""
-    mine, other, third = (FlightLocks(tmp_path / "flights.lock") for _ in range(3))
+def test_closing_one_manager_frees_no_lock_of_another(new_locks: Callable[[], FlightLocks]) -> None:
+    mine, other, third = new_locks(), new_locks(), new_locks()
     assert mine.acquire("a" * 64)
     assert not other.acquire("a" * 64)
     assert other.acquire("b" * 64)
@@ -307,22 +270,17 @@ def test_closing_one_manager_frees_no_lock_of_another(tmp_path: Path) -> None:
     assert third.acquire("b" * 64)
     mine.release("a" * 64)
     assert third.acquire("a" * 64)
-    for one in (mine, other, third):
-        one.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
-def test_a_forked_child_neither_has_nor_frees_its_parents_lock(tmp_path: Path) -> None:
+def test_a_forked_child_neither_has_nor_frees_its_parents_lock(new_locks: Callable[[], FlightLocks]) -> None:
     """The open file is shared by a fork; the lock must not be."""
-    locks = FlightLocks(tmp_path / "flights.lock")
+    locks = new_locks()
     assert locks.acquire("a" * 64)
     child = os.fork()
     if child == 0:
         locks.release("a" * 64)
         os._exit(1 if locks.acquire("a" * 64) else 0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    other = FlightLocks(tmp_path / "flights.lock")
-    assert not other.acquire("a" * 64)
-    for one in (locks, other):
-        one.close()
+    assert not new_locks().acquire("a" * 64)

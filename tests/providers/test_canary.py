@@ -89,7 +89,6 @@ def found(text: str) -> list[str]:
 
 
 def test_no_key_comes_out_anywhere(folder: Path) -> None:
-    """Output, DEBUG logs, errors, cache, ledger, event file and exports hold no key, byte by byte."""
     home = folder / "home"
     environment = {**os.environ, **KEYS, "TESTRONAUT_LLM_HOME": str(home), "HOME": str(folder / "elsewhere")}
     run = program(str(PROGRAM), str(folder / "llm.yaml"), env=environment)

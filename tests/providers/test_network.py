@@ -33,14 +33,12 @@ WIRES = ("openai", "azure", "azure v1", "anthropic")
 BROKEN: dict[str, tuple[str, str]] = {
     "certificates missing": ("SSL_CERT_FILE", "/no/such/file.pem"),
     "no certificates": ("SSL_CERT_FILE", __file__),
-    "a folder for a file": ("SSL_CERT_FILE", "/"),
     "folder missing": ("SSL_CERT_DIR", "/no/such/folder"),
     "key log nowhere": ("SSLKEYLOGFILE", "/no/such/folder/keys"),
     "socks": ("ALL_PROXY", "socks://user:hunter2@proxy:1080"),
     "socks in small letters": ("all_proxy", "socks://proxy:1080"),
     "ftp": ("HTTPS_PROXY", "ftp://user:hunter2@proxy"),
-    "no port": ("HTTPS_PROXY", "http://user:hunter2@proxy:80a"),
-    "no port, small letters": ("https_proxy", "user:hunter2@proxy:80a"),
+    "no port": ("https_proxy", "user:hunter2@proxy:80a"),
     "password with a slash": ("HTTPS_PROXY", "http://user:hunter2/x@proxy:80"),
     "half an address": ("HTTPS_PROXY", "http://[::1"),
     "no host": ("HTTP_PROXY", "http://"),
@@ -67,7 +65,6 @@ def trap(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
 
 @pytest.mark.parametrize(("variable", "value"), BROKEN.values(), ids=BROKEN)
 def test_a_value_of_no_use_names_its_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
-    """One typed error has the variable and the fix, never a password in the value. Loopback needs no variable."""
     monkeypatch.setenv(variable, value)
     for url in (ELSEWHERE, None):
         with pytest.raises(errors.ConnectionFailedError) as caught:
@@ -84,15 +81,13 @@ def test_a_value_of_no_use_names_its_variable(monkeypatch: pytest.MonkeyPatch, v
 
 
 ROUTES = [
-    ("", "http://api.corp/", False), ("*", "http://api.corp/", True), ("x, * ", "http://api.corp/", True),
-    ("API.Corp", "http://api.corp/", True), ("api.corp", "http://notapi.corp/", False),
-    ("corp", "http://api.corp/", True), (".corp", "http://api.corp/", True), ("*.corp", "http://api.corp/", True),
-    ("*.corp", "http://api.corp.example/", False), ("other api.corp", "http://api.corp/", True),
+    ("", "http://api.corp/", False), ("x, * ", "http://api.corp/", True), ("API.Corp", "http://api.corp/", True),
+    ("api.corp", "http://notapi.corp/", False), ("corp", "http://api.corp/", True), (".corp", "http://api.corp/", True),
+    ("*.corp", "http://api.corp/", True), ("*.corp", "http://api.corp.example/", False),
+    ("other api.corp", "http://api.corp/", True), ("http://api.corp", "http://api.corp/", True),
     ("api.corp:8080", "http://api.corp:8080/", True), ("api.corp:8080", "http://api.corp/", False),
-    ("http://api.corp", "http://api.corp/", True), ("10.1.2.3", "http://10.1.2.3/", True),
     ("10.0.0.0/8", "http://10.1.2.3/", True), ("10.0.0.0/8", "http://11.1.2.3/", False),
-    ("fd00::5", "http://[fd00::5]/", True), ("fd00::5/128", "http://[fd00::5]:81/", True),
-    ("[fd00::]/8", "http://[fd12::5]/", True), ("fd00::/8", "http://[fe80::5]/", False),
+    ("fd00::5", "http://[fd00::5]/", True), ("[fd00::]/8", "http://[fd12::5]/", True),
     ("[fd00::5]:81", "http://[fd00::5]:81/", True), ("[fd00::5]:81", "http://[fd00::5]/", False),
     ("host:80a,[::1,http://[::1,:,xn--,/,api.corp", "http://api.corp/", True),
     ("host:80a,[::1,http://[::1,::1/128", "http://api.corp/", False),
@@ -103,7 +98,6 @@ ROUTES = [
 def test_each_form_of_no_proxy(
     trap: Endpoint, network: NetworkGuard, monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str, direct: bool
 ) -> None:
-    """Names, their domains, ports, addresses and ranges, IPv6 too, bypass the proxy; all else uses it."""
     monkeypatch.setenv("NO_PROXY", no_proxy)
 
     def get() -> None:
@@ -124,7 +118,6 @@ def test_each_form_of_no_proxy(
 
 
 def test_a_redirect_to_loopback_takes_no_proxy(trap: Endpoint, server: FaultServer) -> None:
-    """A download that is redirected to this machine does not use the proxy."""
     here = server.plan("here", faults.raw(200, b"here"))
     for host in ("127.0.0.1", "localhost"):
         url = here.url.replace("127.0.0.1", host)
@@ -151,7 +144,6 @@ PROXIES = [
 def test_which_proxy_serves_a_url(
     monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str], url: str | None, expected: str
 ) -> None:
-    """The variable of the scheme, then ALL_PROXY, lower case first; its password is not shown."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert str(proxy_for(url)) == expected
@@ -163,7 +155,6 @@ def test_which_proxy_serves_a_url(
 def test_a_proxy_that_wants_a_password_is_named(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch, wire: str, url: str, mode: str
 ) -> None:
-    """For a 407 the message names the proxy and its variable, not its password; the next model is asked."""
     proxy = server.plan("proxy", faults.raw(407, b"<html>no</html>", "text/html"))
     variable = "HTTPS_PROXY" if url.startswith("https") else "HTTP_PROXY"
     monkeypatch.setenv(variable, proxy.url.replace("://", "://user:hunter2@"))
@@ -189,29 +180,21 @@ print({name: os.environ[name] for name in before} == before)
 
 
 def test_litellm_is_imported_in_the_worst_environment(api: Make, tmp_path: Path) -> None:
-    """If every variable that breaks `import litellm` is invalid, a model on loopback answers, and no other is paid.
-
-    The variables are hidden while LiteLLM is imported, and restored after it.
-    """
+    """The variables that break `import litellm` are hidden meanwhile; a model on loopback answers, no other is paid."""
     rows = {wire.replace(" ", "-"): model(wire, ELSEWHERE) for wire in WIRES}
     clouds = [*rows]
     rows["here"] = model("openai", api("here", faults.good()))
     tasks = {"t": {"models": [*rows], "strategy": "as_listed"}, "e": {"models": ["here"]}}
     (tmp_path / "llm.yaml").write_text(json.dumps({"models": rows, "tasks": tasks}))
     worst = {variable: value for variable, value in BROKEN.values() if "\x01" not in value}
-    worst |= {
-        "NO_PROXY": "[::1]",
-        "SSL_CERTIFICATE": "/no/such",
-        "SSL_SECURITY_LEVEL": "junk",
-        "OLLAMA_HOST": "http://[x",
-    }
+    worst |= {"NO_PROXY": "[::1]", "SSL_CERTIFICATE": "/no/such", "SSL_SECURITY_LEVEL": "junk"}
+    worst["OLLAMA_HOST"] = "http://[x"
     ran = program("-c", _PROGRAM, tmp_path / "llm.yaml", *worst, env={**os.environ, **worst}, timeout=300)
     said = ["Hello from the fault server. here", *(f"{name} ConnectionFailedError 0" for name in clouds), "True"]
     assert (ran.stdout.splitlines(), ran.returncode) == (said, 0), ran.stderr
 
 
 def test_a_failed_import_restores_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is hidden once the library is imported, or could not be."""
     (tmp_path / "fails.py").write_text("import os\nraise ImportError(os.environ.get('ALL_PROXY'))\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("ALL_PROXY", "socks://proxy:1080")

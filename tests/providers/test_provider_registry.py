@@ -40,20 +40,25 @@ def base(reference: str, **fields: Any) -> str | None:
     return endpoint_of(model, provider_of(model)).url
 
 
+def version(reference: str, **fields: Any) -> str | None:
+    model = a_model(reference, **fields)
+    return endpoint_of(model, provider_of(model)).api_version
+
+
+def forget() -> None:
+    for read in (provider_registry._plugins, find_provider, provider_registry.litellm_names):
+        read.cache_clear()
+
+
 @pytest.fixture
-def own_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Provider]]:
-    rows = dict(provider_registry._table)
-    monkeypatch.setattr(provider_registry, "_table", rows)
-    forgotten = provider_registry._plugins, provider_registry.find_provider, provider_registry.litellm_names
-    for cached in forgotten:
-        cached.cache_clear()
-    yield rows
-    for cached in forgotten:
-        cached.cache_clear()
+def own_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(provider_registry, "_table", dict(provider_registry._table))
+    forget()
+    yield
+    forget()
 
 
 def test_a_misspelt_provider_is_an_error_that_names_the_closest() -> None:
-    """A typo is an error before anything is loaded or sent; without a close name any server can be reached."""
     names = {"opnai": "openai", "antropic": "anthropic", "olama": "ollama", "together": "together_ai", "grok": "groq"}
     for written, closest in names.items():
         with pytest.raises(ConfigError, match=f"unknown provider '{written}': did you mean '{closest}/...'"):
@@ -64,7 +69,6 @@ def test_a_misspelt_provider_is_an_error_that_names_the_closest() -> None:
 
 
 def test_names_lead_to_rows() -> None:
-    """LiteLLM's other spellings lead to the same row, and each row is complete."""
     for alias, name in ALIASES.items():
         assert provider_of(a_model(f"{alias}/x")) == provider_of(a_model(f"{name}/x"))
     assert provider_of(a_model("ollama/qwen3:8b")).litellm_prefix == "ollama_chat", "`ollama/` is a prompt made by hand"
@@ -78,10 +82,7 @@ def test_names_lead_to_rows() -> None:
         assert row.client in ("openai", "handler")
 
 
-def test_a_registered_provider_is_ready_like_any_other(
-    own_table: dict[str, Provider], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A few lines add a provider that LiteLLM does not know; `openai/` cannot be redirected."""
+def test_a_registered_provider_is_ready_like_any_other(own_table: None, monkeypatch: pytest.MonkeyPatch) -> None:
     acme = Provider(name="acme", default_base="https://api.acme.example/v1", key_variables=("ACME_API_KEY",))
     register_provider(acme)
     register_provider(acme)
@@ -107,7 +108,7 @@ PLUGINS: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("brought", "refusal"), PLUGINS)
 def test_an_installed_plugin_adds_its_row(
-    own_table: dict[str, Provider], monkeypatch: pytest.MonkeyPatch, brought: Any, refusal: str
+    own_table: None, monkeypatch: pytest.MonkeyPatch, brought: Any, refusal: str
 ) -> None:
     """A plugin is a row or a function that makes one; its key stays its own if LiteLLM learns the name."""
     load = Mock(side_effect=brought if isinstance(brought, Exception) else None, return_value=brought)
@@ -143,17 +144,14 @@ def test_an_endpoint_is_taken_as_people_paste_it() -> None:
 
 OLLAMA_HOSTS = {
     "0.0.0.0:8080": "http://127.0.0.1:8080", ":11435": "http://127.0.0.1:11435", "box": "http://box:11434",
-    "box:1/ollama/": "http://box:1/ollama", "http://box": "http://box:80", "https://box": "https://box:443",
-    "[::]:11434": "http://[::1]:11434", "[::1]": "http://[::1]:11434", '"127.0.0.1"': "http://127.0.0.1:11434",
-    "  ": "http://127.0.0.1:11434", "ollama.com": "https://ollama.com:443", "http://ollama.com": "http://ollama.com:80",
-    "::": "http://[::1]:11434", "fe80::1%eth0": "http://[fe80::1%eth0]:11434", "https://::1": "https://[::1]:443",
-    "box:": "http://box:11434", "https://": "https://127.0.0.1:443", "' box '": "http://box:11434",
-    "tcp://box": "tcp://box:11434", "box:port": "http://box:port",
+    "box:1/ollama/": "http://box:1/ollama", "http://box": "http://box:80", "ollama.com": "https://ollama.com:443",
+    "http://ollama.com": "http://ollama.com:80", "[::1]": "http://[::1]:11434", '"127.0.0.1"': "http://127.0.0.1:11434",
+    "::": "http://[::1]:11434", "fe80::1%eth0": "http://[fe80::1%eth0]:11434", "box:": "http://box:11434",
+    "https://": "https://127.0.0.1:443", "' box '": "http://box:11434", "  ": "http://127.0.0.1:11434",
 }  # fmt: skip
 
 
 def test_ollama_host_is_read_as_ollama_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every form that the server accepts works for the client."""
     found = {}
     for host in OLLAMA_HOSTS:
         monkeypatch.setenv("OLLAMA_HOST", host)
@@ -163,10 +161,8 @@ def test_ollama_host_is_read_as_ollama_reads_it(monkeypatch: pytest.MonkeyPatch)
 
 LOGIN, NO_URL = "holds a user name or password", "is not an http or https URL, its port at most 65535"
 NO_URLS = {
-    "127.0.0.1:66000": NO_URL, "http://127.0.0.1:-1": NO_URL, "box:port": NO_URL, "http://user:canary@127.0.0.1": LOGIN,
-    "user:canary@127.0.0.1:11434": LOGIN, "https://canary@box/path": LOGIN, "tcp://box": NO_URL,
-    "http://h box": NO_URL, "http://h..example": NO_URL, "http://h.example/\x01": NO_URL, "http://[x": NO_URL,
-    "http://" + "a" * 64: NO_URL, "a..b": NO_URL,
+    "127.0.0.1:66000": NO_URL, "box:port": NO_URL, "http://user:canary@127.0.0.1": LOGIN, "tcp://box": NO_URL,
+    "user:canary@127.0.0.1:11434": LOGIN, "http://h box": NO_URL, "http://h..example": NO_URL, "http://[x": NO_URL,
 }  # fmt: skip
 
 
@@ -174,7 +170,6 @@ NO_URLS = {
 def test_an_endpoint_of_no_use_is_named_without_repeating_it(
     monkeypatch: pytest.MonkeyPatch, url: str, fault: str
 ) -> None:
-    """From any source, no port is guessed, and no login is dropped silently."""
     monkeypatch.setenv("OLLAMA_HOST", url)
     found = readiness(a_model("ollama/x"))
     assert found.missing == f"the endpoint of OLLAMA_HOST {fault}"
@@ -186,30 +181,24 @@ def test_an_endpoint_of_no_use_is_named_without_repeating_it(
 
 
 def test_the_file_goes_before_the_environment_and_that_before_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`api_base`, then the provider's variables in order, then its default endpoint."""
     assert base("ollama/x") == "http://127.0.0.1:11434"
+    assert version("azure/x") == "v1"
     monkeypatch.setenv("OLLAMA_HOST", "second")
     monkeypatch.setenv("OLLAMA_API_BASE", "http://first:1")
-    assert base("ollama/x") == "http://first:1"
-    assert base("ollama/x", api_base="http://written:2") == "http://written:2"
-
-
-def test_azures_api_version_is_v1_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The row wins over the variables; other providers have none."""
-    azure, openai = a_model("azure/x"), a_model("openai/x")
-    assert endpoint_of(azure, provider_of(azure)).api_version == "v1"
     monkeypatch.setenv("OPENAI_API_VERSION", "preview")
-    assert endpoint_of(azure, provider_of(azure)).api_version == "preview"
-    assert endpoint_of(a_model("azure/x", api_version="2025-01-01"), provider_of(azure)).api_version == "2025-01-01"
-    assert endpoint_of(openai, provider_of(openai)).api_version is None
+    assert base("ollama/x") == "http://first:1"
+    assert version("azure/x") == "preview"
+    assert base("ollama/x", api_base="http://written:2") == "http://written:2"
+    assert version("azure/x", api_version="2025-01-01") == "2025-01-01"
+    assert version("openai/x") is None
 
 
-OWN_HOSTS = [
-    ("https://eu.api.openai.com/v1", "openai", True), ("https://r.openai.azure.com", "azure", True),
-    ("https://generativelanguage.googleapis.com", "gemini", True), ("https://xapi.openai.com", "openai", False),
-    ("https://api.openai.com.evil.example", "openai", False), ("https://r.azure-api.net", "azure", False),
-    ("https://anything.example", "embedded", False),
-]  # fmt: skip
+OWN_HOSTS = {
+    ("https://eu.api.openai.com/v1", "openai"): True, ("https://r.openai.azure.com", "azure"): True,
+    ("https://xapi.openai.com", "openai"): False, ("https://api.openai.com.evil.example", "openai"): False,
+    ("https://r.azure-api.net", "azure"): False, ("https://anything.example", "embedded"): False,
+}  # fmt: skip
+LOOPBACK = ("http://localhost:1/v1", "http://LOCALHOST", "http://127.8.9.1:80", "http://[::1]:80")
 NOT_LOOPBACK = (
     "http://127.0.0.1.evil.example", "http://localhost@evil.example", "http://127.0.0.1:80@evil.example",
     "http://localhost.evil.example", "http://0.0.0.0", "http://192.168.1.2", "http://[::1", "${VAR}", "",
@@ -217,48 +206,37 @@ NOT_LOOPBACK = (
 
 
 def test_a_url_that_only_looks_like_loopback_or_a_providers_host_is_not() -> None:
-    """Only certain loopback addresses are local; only a host and its subdomains are the provider's."""
-    assert all(
-        map(is_loopback, ("http://localhost:1/v1", "http://LOCALHOST", "http://127.8.9.1:80", "http://[::1]:80"))
-    )
+    assert all(map(is_loopback, LOOPBACK))
     assert not any(map(is_loopback, NOT_LOOPBACK))
-    for url, name, own in OWN_HOSTS:
-        assert is_own_host(url, provider_of(a_model(f"{name}/x"))) is own, url
+    assert {(url, name): is_own_host(url, provider_of(a_model(f"{name}/x"))) for url, name in OWN_HOSTS} == OWN_HOSTS
 
 
 LAN, HERE = {"api_base": "http://192.168.1.9:11434"}, {"api_base": "http://127.0.0.1:8080/v1"}
 LOCAL: list[tuple[str, dict[str, Any], bool, int]] = [
     ("ollama/qwen3:8b", {}, True, 600), ("ollama/qwen3:8b", LAN, False, 600),
     ("ollama/qwen3:8b", {**LAN, "local": True}, True, 600), ("ollama/qwen3:8b", {"local": False}, False, 600),
-    ("ollama/gpt-oss:120b-cloud", {}, False, 120), ("ollama/kimi:cloud", {}, False, 120),
+    ("ollama/gpt-oss:120b-cloud", {"local": True}, False, 600), ("ollama/kimi:cloud", {}, False, 120),
     ("ollama/soundcloud:7b", {}, True, 600), ("ollama/x:mycloud", {}, True, 600),
-    ("ollama/cloud-expert:7b", {}, True, 600), ("embedded/smollm2-135m", {}, True, 600),
-    ("embedded/smollm2-135m", {"local": False}, False, 600), ("openai/x", HERE, False, 120),
-    ("openai/x", {**HERE, "local": True}, True, 600), ("lm_studio/x", {}, False, 120), ("openai/gpt", {}, False, 120),
+    ("embedded/smollm2-135m", {}, True, 600), ("embedded/smollm2-135m", {"local": False}, False, 600),
+    ("openai/x", HERE, False, 120), ("openai/x", {**HERE, "local": True}, True, 600), ("lm_studio/x", {}, False, 120),
 ]  # fmt: skip
 
 
 def test_only_a_model_server_on_loopback_is_local_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy, a LAN host and an OpenAI-compatible server are local only if the file says so; nearby is slower."""
     for reference, fields, local, timeout in LOCAL:
         model = a_model(reference, **fields)
         assert (is_local(model), timeout_of(model)) == (local, timeout), (reference, fields)
-    assert not is_local(a_model("ollama/gpt-oss:120b-cloud", local=True))
     monkeypatch.setenv("OLLAMA_HOST", "gpu-box")
     assert not is_local(a_model("ollama/qwen3:8b"))
 
 
 NOTES: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
-    ("openai/gpt", {}, {"OPENAI_API_KEY": "sk-canary-1"}, "key from OPENAI_API_KEY"),
     ("openai/x", {"api_base": "http://127.0.0.1:8080/v1"}, {}, "needs no key, endpoint from llm.yaml"),
-    ("openai/x", {}, {"OPENAI_BASE_URL": "https://gateway.example/v1"},
-     "needs no key, endpoint from OPENAI_BASE_URL"),
+    ("openai/x", {}, {"OPENAI_BASE_URL": "https://gateway.example/v1"}, "needs no key, endpoint from OPENAI_BASE_URL"),
     ("openai/x", {"api_base": "https://gateway.example/v1"}, {"OPENAI_API_KEY": "k"},
      "OPENAI_API_KEY is not sent there without `api_key_env: OPENAI_API_KEY`, endpoint from llm.yaml"),
     ("azure/x", {}, {"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com/", "AZURE_OPENAI_API_KEY": "k"},
      "key from AZURE_OPENAI_API_KEY, endpoint from AZURE_OPENAI_ENDPOINT, api_version v1"),
-    ("azure/x", {}, {"AZURE_API_KEY": "k", "AZURE_API_BASE": "https://o.openai.azure.com", "AZURE_API_VERSION": "1"},
-     "key from AZURE_API_KEY, endpoint from AZURE_API_BASE, api_version 1"),
 ]  # fmt: skip
 
 
@@ -266,7 +244,6 @@ NOTES: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
 def test_readiness_says_what_would_be_used(
     monkeypatch: pytest.MonkeyPatch, case: tuple[str, dict[str, Any], dict[str, str], str]
 ) -> None:
-    """It has the sources of key, endpoint and API version; Azure accepts LiteLLM's names and the SDK's."""
     reference, fields, environment, note = case
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -275,20 +252,17 @@ def test_readiness_says_what_would_be_used(
 
 
 def test_an_unset_variable_of_its_row_makes_a_model_not_ready() -> None:
-    """`${VAR}` without a value stops this model, not the file. A missing key is named, too, each with its command."""
     found = readiness(a_model("azure/x", api_base="${MY_BASE}", unset=("MY_BASE",)))
     assert found.missing == "MY_BASE is not set; none of AZURE_API_KEY, AZURE_OPENAI_API_KEY is set"
     assert found.fix == "export MY_BASE='your value'; then export AZURE_API_KEY='your key'"
 
 
-def test_a_row_may_need_an_endpoint_or_other_fields(own_table: dict[str, Provider]) -> None:
-    """Any field of the file can be required; a row without an endpoint never uses OpenAI's."""
+def test_a_row_may_need_an_endpoint_or_other_fields(own_table: None) -> None:
     for reference in ("azure/x", "hosted_vllm/x", "litellm_proxy/x", "azure_ai/x"):
         found = readiness(a_model(reference))
         assert "needs an endpoint" in found.missing
         assert "`api_base:` in llm.yaml, or set " in found.fix
-    row = Provider(name="needy", client="handler", required=("api_version",), key_required=False)
-    register_provider(row)
+    register_provider(Provider(name="needy", client="handler", required=("api_version",), key_required=False))
     register_provider(Provider(name="nowhere", key_required=False))
     assert readiness(a_model("needy/x")).fix == "add `api_version:` in llm.yaml"
     assert readiness(a_model("needy/x", api_version="1")).ready
@@ -307,26 +281,20 @@ def test_ollama_behind_the_openai_wire_is_refused_without_a_window(monkeypatch: 
     assert readiness(a_model("openai/q", api_base="http://box:7778/v1")).ready
 
 
-def test_an_embedded_model_is_looked_for_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It needs no key and no endpoint. Missing parts of the runner have their command."""
+def test_embedded_and_signed_providers_need_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     found = readiness(a_model("embedded/nothing-here"))
     assert not found.ready
     assert "install" in found.fix or "models pull embedded/nothing-here" in found.fix
     monkeypatch.setattr("testronaut_llm.local.local_provider.embedded_missing", lambda model: None)
     assert readiness(a_model("embedded/tiny")).ready
-
-
-def test_google_says_which_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bedrock is ready without a key of ours; Vertex AI needs VERTEXAI_PROJECT."""
-    monkeypatch.delenv("VERTEXAI_PROJECT", raising=False)
     assert readiness(a_model("bedrock/anthropic.claude")).ready
+    monkeypatch.delenv("VERTEXAI_PROJECT", raising=False)
     assert "VERTEXAI_PROJECT" in readiness(a_model("vertex_ai/gemini")).missing
     monkeypatch.setenv("VERTEXAI_PROJECT", "p")
     assert readiness(a_model("vertex_ai/gemini")).ready
 
 
-def test_probes_are_remembered_for_some_seconds(own_table: dict[str, Provider]) -> None:
-    """A server is asked once in some seconds, not at each call; each model has its own probe."""
+def test_probes_are_remembered_for_some_seconds(own_table: None) -> None:
     asked: list[str] = []
 
     def probe(model: ModelConfig) -> Missing | None:

@@ -25,7 +25,6 @@ from testronaut_llm.telemetry import otel
 
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
-    """The spans of an application that has configured tracing."""
     provider, exporter = TracerProvider(), InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
@@ -36,7 +35,6 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemoryMetricReader]:
-    """The metrics of an application that has configured them."""
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
     monkeypatch.setattr(metrics, "get_meter_provider", lambda: provider)
@@ -47,7 +45,6 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemoryMetricReader]:
 
 @pytest.fixture
 def llm(api: Make, provider_keys: None) -> Iterator[LLMManager]:
-    """A model that refuses the key and echoes it, then one that answers."""
     bad = api("bad", faults.raw(401, f'{{"error": {{"message": "bad key {KEY}"}}}}'.encode()))
     with manager({"a": model("openai", bad), "b": model("anthropic", api("good", faults.good("fine")))}) as made:
         yield made
@@ -61,7 +58,6 @@ def of(one: ReadableSpan) -> dict[str, Any]:
 async def test_a_call_is_a_span_of_the_callers_with_one_for_each_attempt(
     llm: LLMManager, spans: InMemorySpanExporter, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Names and attributes follow the conventions; spans are nested, those of HTTP clients too; events name them."""
     sending, send = [], httpx.AsyncClient.send
 
     async def instrumented(*args: Any, **given: Any) -> httpx.Response:
@@ -95,7 +91,6 @@ async def test_a_call_is_a_span_of_the_callers_with_one_for_each_attempt(
 
 
 def test_a_failed_call_is_a_failed_span(api: Make, provider_keys: None, spans: InMemorySpanExporter) -> None:
-    """It has the error's code; embeddings are named as such."""
     with manager({"m": model("openai", api("bad", faults.error("server_error")))}, retries=0) as llm:
         for ask_for in (llm.complete, llm.embed):
             with pytest.raises(errors.AllModelsFailedError):
@@ -107,7 +102,6 @@ def test_a_failed_call_is_a_failed_span(api: Make, provider_keys: None, spans: I
 
 
 def test_tokens_and_seconds_of_each_attempt_are_measured(llm: LLMManager, measured: InMemoryMetricReader) -> None:
-    """The two instruments of the conventions."""
     llm.complete("t", "hi")
     data = measured.get_metrics_data()
     found = {one.name: one for one in data.resource_metrics[0].scope_metrics[0].metrics}
@@ -122,14 +116,12 @@ def test_tokens_and_seconds_of_each_attempt_are_measured(llm: LLMManager, measur
 def test_a_tracer_that_raises_fails_no_call(
     llm: LLMManager, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The answer is still returned."""
     monkeypatch.setattr(trace, "get_tracer", lambda *_: 1 / 0)
     assert llm.complete("t", "hi").text == "fine"
     assert "an event was lost: ZeroDivisionError" in caplog.text
 
 
 def test_nothing_is_made_without_a_set_up(llm: LLMManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This holds without the package, and with its no-op defaults."""
     assert not otel.is_set_up()
     monkeypatch.delitem(sys.modules, "opentelemetry.trace")
     assert not otel.is_set_up()
