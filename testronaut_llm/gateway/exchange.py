@@ -70,6 +70,7 @@ class Exchange:
     async def on_response(self, response: httpx.Response) -> None:
         """Notes the status and headers of the response, and limits the size of its body."""
         self.status, self.headers, self.waits = response.status_code, dict(response.headers.items()), False
+        self._streams = self._streams or "event-stream" in self.headers.get("content-type", "")  # Gemini: by its URL
         most = max(MOST_BYTES, self.texts * MOST_BYTES_OF_A_VECTOR)
         if self.status >= 400:
             most = MOST_BYTES_OF_AN_ERROR

@@ -24,10 +24,13 @@ _AS_JSON = ("input", "args")
 
 
 class LightBody:
-    """The long texts and vectors of one response."""
+    """The long texts and vectors of one response.
+
+    A mark of a text is 28 digits: LiteLLM decodes some texts as base64 (Gemini's signatures), or as JSON (arguments).
+    """
 
     def __init__(self) -> None:
-        self._mark, self._vector_mark = f"text-{secrets.token_hex(8)}-", secrets.randbits(50)
+        self._mark, self._vector_mark = str(10**19 + secrets.randbelow(10**19)), secrets.randbits(50)
         self._texts: list[str] = []
         self._vectors: list[list[Any]] = []
 
@@ -56,10 +59,12 @@ class LightBody:
         """Returns a text of LiteLLM's response as the server sent it; empty if it is not a text."""
         if not isinstance(text, str) or self._mark not in text:
             return text if isinstance(text, str) else ""
-        return re.sub(rf"{self._mark}(\d+)-", lambda found: self._texts[int(found[1])], text)
+        return re.sub(self._mark + r"(\d{8})", lambda found: self._texts[int(found[1])], text)
 
-    def vector(self, row: list[Any]) -> list[Any]:
-        """Returns a vector of LiteLLM's response as the server sent it."""
+    def vector(self, row: Any) -> list[Any]:
+        """Returns a vector of LiteLLM's response as the server sent it. Raises TypeError if it is not a list."""
+        if not isinstance(row, list):
+            raise TypeError(f"a vector is a {type(row).__name__}")
         return self._vectors[int(row[1])] if len(row) == 2 and row[0] == self._vector_mark else row
 
     def _without_texts(self, value: Any, *, as_json: bool) -> Any:
@@ -77,7 +82,7 @@ class LightBody:
         if not isinstance(value, str) or len(value) <= _LONG:
             return value
         self._texts.append(json.dumps(value)[1:-1] if as_json else value)
-        return f"{self._mark}{len(self._texts) - 1}-"
+        return f"{self._mark}{len(self._texts) - 1:08}"
 
 
 def _join_parts(document: dict[str, Any]) -> bool:

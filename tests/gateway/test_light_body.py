@@ -103,6 +103,15 @@ def test_what_litellm_cannot_read_is_no_answer(api: Make, wire: str, place: str,
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize("vector", ["12345", "1" * 100_000, {"1": 2}, 5])
+@pytest.mark.parametrize("wire", ["openai", "azure"])
+def test_only_a_list_is_a_vector(api: Make, wire: str, vector: Any) -> None:
+    with manager({"m": model(wire, api("a", with_field("data.0.embedding", vector)))}, retries=0) as llm:
+        with pytest.raises(errors.AllModelsFailedError) as caught:
+            llm.embed("t", "hi")
+        assert isinstance(caught.value.last, errors.BadResponseError)
+
+
 @pytest.mark.parametrize(
     ("body", "most"),
     [
