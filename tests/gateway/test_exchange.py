@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
-import json
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
