@@ -78,11 +78,24 @@ def many(element: str, size: int) -> Iterator[bytes]:
     yield b"]}"
 
 
+def role(size: int) -> Iterator[bytes]:
+    """Returns the answer of a chat that LiteLLM cannot read, with so many bytes."""
+    yield b'{"choices": [{"index": 0, "message": {"content": "hello", "role": "'
+    yield from repeat(b"x" * MIB, size // MIB)
+    yield b'"}}]}'
+
+
 def vector(element: str, count: int) -> Iterator[bytes]:
     """Returns the embedding of one text, with so many numbers."""
     yield b'{"object": "list", "model": "m", "data": [{"object": "embedding", "index": 0, "embedding": [1'
     yield from repeat(("," + element).encode() * 1000, count // 1000)
     yield b"]}]}"
+
+
+def bill(element: str, count: int) -> Iterator[bytes]:
+    """Returns the same with a usage that LiteLLM cannot read."""
+    *pieces, end = vector(element, count)
+    return iter([*pieces, end[:-1] + b', "usage": 5}'])
 
 
 Bomb = tuple[str, int, int, Callable[[], Iterable[bytes]]]
@@ -98,8 +111,10 @@ SERVED: dict[str, Bomb] = {
     "error, gzip": (500, 1, GIB, lambda: blank(GIB)),
     "answer of empty choices": (200, 0, 60 * MIB, lambda: many("{}", 60 * MIB)),
     "answer of choices, gzip": (200, 1, 60 * MIB, lambda: many(json.dumps(HONEST["choices"][0]), 60 * MIB)),  # type: ignore[index]
+    "answer whose role is a text": (200, 0, 15 * MIB, lambda: role(15 * MIB)),
     "answer of numbers": (200, 0, 60 * MIB, lambda: many("1e5", 60 * MIB)),
     "vector": (200, 0, 30_000, lambda: vector("0.123456", 3000)),
+    "vector without a readable usage": (200, 0, 130_000, lambda: bill("0.123456", 14_000)),
     "vector of numbers": (200, 0, 60 * MIB, lambda: vector("1", 30 * MIB)),
     "answer of names": (200, 0, 60 * MIB, lambda: many('"ab"', 60 * MIB)),
     "answer of lists in lists": (200, 0, 60 * MIB, lambda: repeat(b"[" * MIB, 60)),
@@ -222,7 +237,13 @@ DOES: dict[str, Callable[[str], object]] = {
 
 OVER_HTTP = {
     "chat": [name for name in SERVED if "stream" not in name and "vector" not in name],
-    "embedding": ["vector", "vector of numbers", "answer of lists in lists", "answer, gzip"],
+    "embedding": [
+        "vector",
+        "vector without a readable usage",
+        "vector of numbers",
+        "answer of lists in lists",
+        "answer, gzip",
+    ],
     "chat stream": [name for name in SERVED if "stream" in name and "lines" not in name],
     "chat async stream": [name for name in SERVED if "stream" in name and "lines" not in name],
     "Anthropic chat": ["honest", "answer, gzip in gzip", "answer of empty choices"],

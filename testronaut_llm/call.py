@@ -10,12 +10,12 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.attempt.judge import attempt_of, judged
-from testronaut_llm.attempt.planned_request import PlannedRequest, planned_request, request_of
+from testronaut_llm.attempt.planned_request import PlannedRequest, in_requests, planned_request, request_of
 from testronaut_llm.cache.lookup import Emit, Lookup, emit_stored
 from testronaut_llm.cache.single_flight import FlightLocks, Flights, FlightTimeoutError
 from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError
@@ -80,7 +80,7 @@ class Caller:
             async with join:
                 result = await self._looked_up(self._lookup.find, call)
                 if result is None:
-                    result = await (self._embedded(call) if call.texts else self._asked(call, emit))
+                    result = await (self._embedded(call) if call.texts else self._asked(call, emit, []))
                     self.services.telemetry.answered(call, result)
                     return result
         except FlightTimeoutError:
@@ -100,28 +100,34 @@ class Caller:
         return await off_the_loop(find, call)
 
     async def _embedded(self, call: Call) -> Result:
-        """Returns the vectors of all texts; only texts without a stored vector are sent."""
-        stored = await self._looked_up(self._lookup.vectors, call)
-        return self._lookup.joined(call, stored, await self._asked(self._lookup.without(call, stored), None))
+        """Returns the vectors of all texts; only texts without a stored vector are sent, many in several requests."""
+        stored, made = await self._looked_up(self._lookup.vectors, call), list[Attempt]()
+        parts = in_requests(self._lookup.without(call, stored))
+        return self._lookup.joined(call, stored, [await self._asked(part, None, made) for part in parts])
 
-    async def _asked(self, call: Call, emit: Emit | None) -> Result:
-        """Asks the models along the route until one gives an answer; stores it, and returns it."""
-        services, lookup = self.services, self._lookup
+    async def _asked(self, call: Call, emit: Emit | None, made: list[Attempt]) -> Result:
+        """Asks the models along the route until one gives an answer; stores it, and returns it.
+
+        Its attempts are added to those that the call has `made`.
+        """
+        services, lookup, before = self.services, self._lookup, len(made)
         if call.cache == "refresh":
             await services.loop.on_file(lookup.drop, call)
 
         route = await services.routed(call)
         if not (candidates := route.kept):
-            raise nothing_left(route)
+            error = nothing_left(route)
+            error.attempts = tuple(made)
+            raise error
 
-        attempts, step = _Attempts(services, call, emit), first_try(candidates)
+        attempts, step = _Attempts(services, call, emit, made), first_try(candidates)
         outcome = await attempts.make(step)
         while isinstance(outcome, Failure):
             step = attempts.after(step, outcome)
             outcome = await attempts.make(step)
 
-        made, latency = tuple(attempts.made), time.monotonic() - call.started
-        result: Result = replace(outcome, attempts=made, cost=total_cost(made), latency=latency)
+        own, latency = tuple(made[before:]), time.monotonic() - call.started
+        result: Result = replace(outcome, attempts=own, cost=total_cost(own), latency=latency)
         services.observe(call, step.candidate, result)
         if lookup.keeps(call):
             await services.loop.on_file(lookup.keep, call, step.candidate, result, services.dialect(step.candidate))
@@ -141,7 +147,7 @@ class _Attempts:
     services: Services
     call: Call
     emit: Emit | None
-    made: list[Attempt] = field(default_factory=list)
+    made: list[Attempt]
     delivered: bool = False  # the caller has seen a piece of a stream
     sent: bool = False
 

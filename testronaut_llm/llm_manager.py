@@ -113,6 +113,8 @@ class LLMManager(Engine):
     def embed(self, task: str | None, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Embeddings:
         """Returns one vector for each text. Raises LLMError: see `testronaut_llm.errors`.
 
+        Many texts are several requests. If one fails, the vectors of those before it are in the cache.
+
         >>> len(llm.embed("embedding", ["ls", "cat"]).vectors)
         2
         """

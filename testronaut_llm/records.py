@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias
 
@@ -98,6 +98,11 @@ class Call:
     def left(self) -> float:
         """Seconds until the deadline."""
         return self.started + self.deadline - time.monotonic()
+
+    def with_texts(self, texts: Iterable[str]) -> Call:
+        """Returns the same call with other texts to embed."""
+        listed = tuple(texts)
+        return replace(self, texts=listed, messages=tuple([Message(role="user", content=text) for text in listed]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +268,20 @@ class Embeddings:
 
 
 Result = Answer[Any] | Embeddings
+
+
+def merged(parts: Sequence[Embeddings]) -> Embeddings:
+    """Returns the results of several requests of one call as one."""
+    first, last, usages = parts[0], parts[-1], [one.usage for one in parts]
+    if first is last:
+        return first
+    made = tuple([attempt for one in parts for attempt in one.attempts])
+    tokens, estimated = sum([one.prompt_tokens for one in usages]), any(one.estimated for one in usages)
+    vectors = tuple([vector for one in parts for vector in one.vectors])
+    usage = replace(last.usage, prompt_tokens=tokens, estimated=estimated)
+    return replace(last, vectors=vectors, attempts=made, cost=total_cost(made), usage=usage)
+
+
 Accept = Callable[[Answer[Any]], bool]
 
 

@@ -19,6 +19,24 @@ if TYPE_CHECKING:
     from testronaut_llm.services import Services
 
 
+_MOST_BYTES = 600_000
+"""Of the texts in one request: OpenAI takes 300,000 tokens (https://platform.openai.com/docs/api-reference/embeddings)."""
+
+
+def in_requests(call: Call) -> list[Call]:
+    """Returns a call to embed as calls of one request each: not more texts than each of its models takes at once."""
+    groups: list[list[str]] = [[]]
+    most, room = min([one.provider_row.texts for one in call.candidates], default=1), _MOST_BYTES
+    for text in call.texts:
+        size = len(text.encode())
+        if groups[-1] and (len(groups[-1]) == most or size > room):
+            groups.append([])
+            room = _MOST_BYTES
+        groups[-1].append(text)
+        room -= size
+    return [call] if len(groups) == 1 else [call.with_texts(group) for group in groups]
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedRequest:
     """The request of one attempt, as far as it is known before money is reserved for it.

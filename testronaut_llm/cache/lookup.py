@@ -14,7 +14,7 @@ from testronaut_llm.cache import key as cache_key
 from testronaut_llm.cache.entry import Vector, answer_of, answer_value, vector_of, vector_values
 from testronaut_llm.cache.entry import joined as all_vectors
 from testronaut_llm.errors import CacheMissError
-from testronaut_llm.records import Answer, Call, Candidate, Embeddings, Message, Result
+from testronaut_llm.records import Answer, Call, Candidate, Embeddings, Result, merged
 
 if TYPE_CHECKING:
     from testronaut_llm.cache.answer_cache import AnswerCache
@@ -148,12 +148,12 @@ class Lookup:
         """Returns the call with only the texts to send: each once, without those `found`."""
         if not self.keeps(call):
             return call
-        texts = tuple([text for text in dict.fromkeys(call.texts) if text not in found])
-        return replace(call, texts=texts, messages=tuple([Message(role="user", content=text) for text in texts]))
+        return call.with_texts(text for text in dict.fromkeys(call.texts) if text not in found)
 
-    def joined(self, call: Call, found: dict[str, Vector], asked: Result) -> Result:
-        """Returns the vectors of all texts: those `found`, and those of the request."""
-        if isinstance(asked, Answer) or len(asked.vectors) == len(call.texts):
+    def joined(self, call: Call, found: dict[str, Vector], results: Sequence[Result]) -> Result:
+        """Returns the vectors of all texts: those `found`, and those of the requests."""
+        asked = merged([one for one in results if isinstance(one, Embeddings)])
+        if len(asked.vectors) == len(call.texts):
             return asked
         result = all_vectors(found, call.texts, asked, model=call.config.model(asked.model), task=call.task)
         if found:

@@ -6,26 +6,22 @@ Here status, headers and body are kept as received.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-from testronaut_llm.gateway.provider_errors import dicts, error_in, parsed
+from testronaut_llm.gateway.light_body import LightBody
+from testronaut_llm.gateway.provider_errors import parsed
 from testronaut_llm.support.http_body import MOST_BYTES, BodyError, BoundedBody, bounded
 
 MOST_BYTES_OF_A_CHAT = 16 * 1024 * 1024
 """Most bytes of an answer that is not a stream: parsing makes it thirty times as large."""
 MOST_BYTES_OF_AN_EVENT, MOST_BYTES_OF_AN_ERROR = 1024 * 1024, 64 * 1024
-"""Most bytes of one event of a stream, and of an error's body: LiteLLM searches both for secrets, 10 s a megabyte."""
+"""Most bytes of one event of a stream, and of an error's body, in which LiteLLM searches for secrets."""
 MOST_NUMBERS, MOST_BYTES_OF_A_VECTOR = 16_384, 128 * 1024
 """Most numbers, and bytes, for each text to embed; known models return up to 12,288 numbers."""
-_PARTS = re.compile(rb'"content"\s*:\s*\[')
-_LONG_NAME = re.compile(rb'("model"\s*:\s*")(?:[^"\\]|\\.){257}(?:[^"\\]|\\.)*+')
-_TEXTS = (None, "text", "output_text")
 
 
 class SecondRequestError(Exception):
@@ -44,6 +40,7 @@ class Exchange:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
     broke: Exception | None = None  # what ended the body early
+    light: LightBody = field(default_factory=LightBody)
     _streams: bool = False
     _passed_on: int = 0
     _event: int = 0
@@ -73,6 +70,7 @@ class Exchange:
     async def on_response(self, response: httpx.Response) -> None:
         """Notes the status and headers of the response, and limits the size of its body."""
         self.status, self.headers, self.waits = response.status_code, dict(response.headers.items()), False
+        self._streams = self._streams or "event-stream" in self.headers.get("content-type", "")  # Gemini: by its URL
         most = max(MOST_BYTES, self.texts * MOST_BYTES_OF_A_VECTOR)
         if self.status >= 400:
             most = MOST_BYTES_OF_AN_ERROR
@@ -103,16 +101,11 @@ class Exchange:
         begin = self._passed_on
         end = max(self.body.rfind(b"\n", begin), self.body.rfind(b"\r", begin)) + 1
         self._passed_on = max(begin, end)
-        return b"".join(map(readable, bytes(self.body[begin : self._passed_on]).splitlines(keepends=True)))
+        return b"".join(map(self.light.of, bytes(self.body[begin : self._passed_on]).splitlines(keepends=True)))
 
     def _rest(self) -> bytes:
-        """Returns what was not passed on. Raises BodyError: a long error under a success status, as under any other."""
-        rest = bytes(self.body[self._passed_on :])
-        if len(rest) > MOST_BYTES_OF_AN_ERROR and not self._streams and not self.texts:
-            document = parsed(self.text)
-            if isinstance(document, dict) and error_in(document, dicts(document.get("choices"))):
-                raise BodyError(f"the error is larger than {MOST_BYTES_OF_AN_ERROR:,} bytes")
-        return readable(rest)
+        """Returns what was not passed on."""
+        return self.light.of(bytes(self.body[self._passed_on :]))
 
 
 class _RequestBody(httpx.AsyncByteStream):
@@ -124,22 +117,3 @@ class _RequestBody(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self._exchange.waits = False
         yield self._content
-
-
-def readable(text: bytes) -> bytes:
-    """Returns a body, or a line of a stream, with each `content` that is a list of parts as one text.
-
-    LiteLLM refuses or drops such lists. An endless name of a model, with which it spends minutes, becomes empty.
-    """
-    text = _LONG_NAME.sub(rb"\1", text)
-    if not _PARTS.search(text):
-        return text
-    start, end = text.find(b"{"), len(text.rstrip())
-    document, joined = parsed(text[start:end].decode("utf-8", "replace")), False
-    for choice in dicts(document.get("choices") if isinstance(document, dict) else None):
-        for message in dicts([choice.get("message"), choice.get("delta")]):
-            if isinstance(content := message.get("content"), list):
-                parts = [one for one in content if not isinstance(one, dict) or one.get("type") in _TEXTS]
-                texts = [one.get("text") if isinstance(one, dict) else one for one in parts]
-                message["content"], joined = "".join([one for one in texts if isinstance(one, str)]), True
-    return text[:start] + json.dumps(document).encode() + text[end:] if joined else text

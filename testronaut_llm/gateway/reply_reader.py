@@ -26,6 +26,7 @@ from testronaut_llm.telemetry.redaction import said
 
 _MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")
 """Names of the errors of a replay without such a recording: our cassettes' and vcrpy's."""
+_MOST_OF_A_NAME = 256
 _REASONING = ('"reasoning_content"', '"reasoning"', '"thinking"')  # fields of reasoning, if a server knows the template
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "mistral-correlation-id")
 
@@ -48,20 +49,23 @@ class ReplyReader:
 
     def take(self, response: Any) -> str:
         """Takes a response or a chunk of a stream; returns the text that can be passed on now."""
-        self._model = response.model or self._model
+        shown = self._exchange.light.restored
+        self._model = shown(response.model)[:_MOST_OF_A_NAME] or self._model
         if self._request.texts:
             rows = [row if isinstance(row, dict) else row.model_dump() for row in response.data or ()]
             rows.sort(key=lambda row: row.get("index", 0))
-            self._vectors = tuple([tuple([float(x) for x in row["embedding"]]) for row in rows])
+            self._vectors = tuple(
+                [tuple([float(x) for x in self._exchange.light.vector(row["embedding"])]) for row in rows]
+            )
             return ""
         if not response.choices:
             return ""
         choice, streams = response.choices[0], self._request.stream
         message = choice.delta if streams else choice.message
-        self._thought += getattr(message, "reasoning_content", None) or ""
-        self._refusal += getattr(message, "refusal", None) or ""
+        self._thought += shown(getattr(message, "reasoning_content", None))
+        self._refusal += shown(getattr(message, "refusal", None))
         self._called_tool = self._called_tool or bool(getattr(message, "tool_calls", None))
-        piece = str(getattr(message, "content", None) or "")
+        piece = shown(str(getattr(message, "content", None) or ""))
         if not streams and self._thought and not any(name in self._exchange.text for name in _REASONING):
             piece = piece.lstrip()  # LiteLLM has split it and left empty lines between
         self._pieces.append(piece)

@@ -67,6 +67,7 @@ class Provider:
             not trusted cannot use it.
         local: True if it runs models on the host that its endpoint names.
         logprobs: most log-probabilities per token on request; 0 if none.
+        texts: most texts to embed in one request.
         probe: checks more, at no cost: returns what is missing, the local model, or None.
     """
 
@@ -89,6 +90,7 @@ class Provider:
     rented: bool = False
     local: bool = False
     logprobs: int = 0
+    texts: int = 96
     probe: Probe | None = None
 
     def refused(self, extra: Mapping[str, Any], *, embedding: bool = False) -> str | None:
