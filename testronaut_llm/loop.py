@@ -1,7 +1,5 @@
 """The event loop of calls, in a thread that starts with the first cache miss."""
 
-from __future__ import annotations
-
 import asyncio
 import concurrent.futures
 import contextvars

@@ -1,7 +1,5 @@
 """Checks the prompt of a call: a text, or messages in OpenAI's form."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 

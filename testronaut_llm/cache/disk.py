@@ -4,8 +4,6 @@ diskcache unpickles rows and keys that are marked so, and reads and deletes any 
 are text in its SQLite file, so rows of another kind are not from this package.
 """
 
-from __future__ import annotations
-
 import os
 import sqlite3
 from contextlib import closing, suppress

@@ -3,8 +3,6 @@
 An exported file (JSON lines) can be committed: a run on another machine then needs no keys and costs nothing.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sqlite3

@@ -1,7 +1,5 @@
 """The command line, `testronaut-llm`: the only place that prints or exits."""
 
-from __future__ import annotations
-
 from testronaut_llm.cli.app import app, main
 
 __all__ = ["app", "main"]

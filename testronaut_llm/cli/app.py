@@ -1,7 +1,5 @@
 """The Typer application: its commands, and the messages and exit codes of errors."""
 
-from __future__ import annotations
-
 import contextvars
 import sys
 import traceback

@@ -1,7 +1,5 @@
 """`init`, `config`, `trust` and `export`: write llm.yaml, show and edit it, trust it, convert it."""
 
-from __future__ import annotations
-
 import functools
 import json
 import math

@@ -1,7 +1,5 @@
 """Shows on stderr what a command waits for: bars and spinners on a terminal, elsewhere a line now and then."""
 
-from __future__ import annotations
-
 import math
 import shutil
 import sys

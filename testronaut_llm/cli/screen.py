@@ -1,7 +1,5 @@
 """Prints results to stdout and everything else to stderr: text, tables, JSON, progress; escapes control characters."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

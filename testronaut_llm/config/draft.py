@@ -1,7 +1,5 @@
 """Prepares the data of a file for its pydantic classes: fills `${VAR}`, and finds problems that these cannot find."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import defaultdict

@@ -3,8 +3,6 @@
 Options of local models have Ollama's words, for `ollama` and `embedded` rows alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

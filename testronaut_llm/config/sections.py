@@ -1,7 +1,5 @@
 """Types of the values in `llm.yaml` (money, times, sizes, names), and its small sections."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -4,8 +4,6 @@ PyYAML's loader drops line numbers, accepts duplicate keys, reads `off` as false
 a page of aliases to gigabytes. So its nodes are read here: mappings with text keys, lists, plain values; no tags.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 from contextlib import suppress

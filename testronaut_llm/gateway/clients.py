@@ -4,8 +4,6 @@ The HTTP clients follow no redirect (prompt and key would go along) and use no p
 during an attempt. What LiteLLM does not document has a test in `tests/gateway/test_litellm_internals.py`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 import warnings

@@ -5,8 +5,6 @@ counts differ, and what a count includes: Anthropic's `input_tokens` leaves out 
 `prompt_tokens` includes it; Grok and Gemini count reasoning apart from the answer, OpenAI in it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

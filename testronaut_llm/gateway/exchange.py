@@ -4,8 +4,6 @@ LiteLLM changes responses: a missing finish reason becomes `stop`, a missing usa
 Here status, headers and body are kept as received.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any

@@ -7,8 +7,6 @@ see `telemetry/log.py`), a row in `model_cost` for each Ollama model that is ask
 A filter of Python's warnings, which silences those of LiteLLM inside our calls, stands in front of the host's filters.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import AsyncIterator, Callable

@@ -4,8 +4,6 @@ LiteLLM searches whatever it cannot read, a whole body or one event, for secrets
 which no other call goes on. It also refuses or drops a `content` that is a list of parts, which becomes one text here.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import secrets

@@ -4,8 +4,6 @@ LiteLLM's exception class is not used: for the same failure it differs by provid
 as 500), and is chosen by words in the text. The rows of `error_rows.toml` decide.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib

@@ -4,8 +4,6 @@ An answer needs content, a received finish reason, and no refusal. The reported 
 failed attempt may cost money.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -4,8 +4,6 @@ A model that fails several times in a row gets no requests during a cooldown. Th
 cooldowns or starts a longer one.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The header of a GGUF file, which may be malicious: numbers are bounded before use, and lists are skipped."""
 
-from __future__ import annotations
-
 import os
 import struct
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Embedded models: a pool of llama.cpp servers, each a child process on loopback."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -1,7 +1,5 @@
 """Fetches a model into the store: downloads it, checks it, and only then gives it its name."""
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import json

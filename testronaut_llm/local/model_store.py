@@ -1,7 +1,5 @@
 """Stores on this disk: the folder of embedded models with its index, and the measured speeds of models."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

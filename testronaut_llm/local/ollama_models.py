@@ -1,7 +1,5 @@
 """Ollama models: readiness, pulls, and the context and options that requests are sent with."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Compares several answers to one question: as text, as text without its form, and as JSON field by field."""
 
-from __future__ import annotations
-
 import json
 import re
 import unicodedata

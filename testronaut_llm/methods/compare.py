@@ -1,7 +1,5 @@
 """Asks several models the same prompts and compares answers, agreement, cost, time and validity."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal

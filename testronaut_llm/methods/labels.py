@@ -1,7 +1,5 @@
 """Labels of a classification, and their probabilities by tokens or by votes. No I/O."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ unsent attempt is released, a sent one is settled at the worst case. Spend dated
 that setting the clock back frees no budget. Settlements wait in memory while another process holds the file.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import secrets

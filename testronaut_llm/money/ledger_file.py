@@ -3,8 +3,6 @@
 It is in WAL mode with `synchronous=NORMAL`: written data survives kill -9 of any process, but not a power cut.
 """
 
-from __future__ import annotations
-
 import sqlite3
 import threading
 import time

@@ -1,7 +1,5 @@
 """`prices update`: installs a newer table from a file or URL, as a whole."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

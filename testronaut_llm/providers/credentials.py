@@ -1,7 +1,5 @@
 """Finds the source of a model's key, checks that it may be sent to the endpoint, and reads it for one call."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re

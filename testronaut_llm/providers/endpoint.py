@@ -1,7 +1,5 @@
 """Finds the URL and API version of a model, and checks if the host is its provider's or this machine."""
 
-from __future__ import annotations
-
 import os
 import re
 from contextlib import suppress

@@ -4,8 +4,6 @@ A row comes from `register_provider`, `providers.json`, an installed plugin, or 
 files, since importing LiteLLM takes seconds.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """One row of the table of providers: how to reach a provider, what it needs, which body fields it supports."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple

@@ -4,8 +4,6 @@ A model keeps its name, a task becomes a name with fallbacks. No key and no valu
 `os.environ/NAME`, which the proxy fills on its own machine.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Container, Iterator, Mapping
 from typing import Any, NamedTuple

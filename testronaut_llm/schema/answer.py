@@ -1,7 +1,5 @@
 """Finds the JSON values in the text of an answer."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

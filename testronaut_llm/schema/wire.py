@@ -3,8 +3,6 @@
 Constraints that a wire does not support are sent as words; a schema that is too large for it, only as words.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ httpx unpacks any chain of `content-encoding`, a whole chunk at once. Here that 
 nothing, and the body is replaced by a stream of ours.
 """
 
-from __future__ import annotations
-
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator

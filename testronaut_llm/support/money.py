@@ -1,7 +1,5 @@
 """Money: arithmetic independent of the program's decimal context, bounds, and texts for messages."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOperation, Overflow, localcontext
 from functools import wraps

@@ -1,7 +1,5 @@
 """Files: the user's folders, atomic replacement, SQLite connections; packages: installed ones, and how to install."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import importlib.metadata

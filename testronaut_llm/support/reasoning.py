@@ -4,8 +4,6 @@ A server that does not know the template returns it as text. Some templates put 
 that the text begins inside the reasoning and has only the closing tag.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 

@@ -1,7 +1,5 @@
 """Reads text from outside (files, JSON, durations, URLs, names), and forms text for output."""
 
-from __future__ import annotations
-
 import ipaddress
 import json
 import math

@@ -4,8 +4,6 @@ By default structlog prints to stdout, which would break programs that print JSO
 it. Events then go to Python's logging.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import logging

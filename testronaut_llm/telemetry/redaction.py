@@ -4,8 +4,6 @@ The forms of a known secret: as it is, in a URL, in JSON or `repr`, up to two of
 as in a `Basic` header with any user name. Patterns find keys that were never added.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import re

@@ -3,8 +3,6 @@
 All three get the same fields, named by OpenTelemetry's conventions, without prompts, answers and secrets.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import sys

@@ -1,7 +1,5 @@
 """The file format of cassettes: YAML with parsed JSON bodies, so that a reviewer can read and diff it."""
 
-from __future__ import annotations
-
 import base64
 import json
 from typing import Any

@@ -4,8 +4,6 @@ vcrpy intercepts, matches and counts. Added here: fields that a match leaves out
 with the nearest recording, and that files with a secret are not written.
 """
 
-from __future__ import annotations
-
 import copy
 import difflib
 import json

@@ -9,8 +9,6 @@
     llm.calls[0].prompt                                        # "What does ls do?"
 """
 
-from __future__ import annotations
-
 import asyncio
 import copy
 import hashlib

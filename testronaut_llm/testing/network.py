@@ -1,7 +1,5 @@
 """Blocks the network by an audit hook, which sees each connect and name look-up of Python, not of child processes."""
 
-from __future__ import annotations
-
 import ipaddress
 import socket
 import sys

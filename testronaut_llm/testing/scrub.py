@@ -1,7 +1,5 @@
 """Cleans requests and responses for a cassette, and live requests to match it: headers, URLs, account names."""
 
-from __future__ import annotations
-
 import base64
 import copy
 import re
