@@ -54,7 +54,6 @@ async def test_results_come_in_order_and_a_failure_stops_no_other_call(llm: Fake
 @each_mode
 @pytest.mark.parametrize("concurrency", [1, 3])
 async def test_no_more_are_under_way_than_allowed(llm: FakeLLM, mode: str, concurrency: int) -> None:
-    """At most `concurrency` calls run at once, and prompts are read only as calls end."""
     most = 0
     drawn: list[str] = []
     done: list[int] = []
@@ -76,7 +75,6 @@ async def test_no_more_are_under_way_than_allowed(llm: FakeLLM, mode: str, concu
 
 @each_mode
 async def test_progress_tells_how_far_it_is(llm: FakeLLM, mode: str) -> None:
-    """Each result is reported in the caller's thread, with the total if it is known."""
     seen: list[Any] = []
 
     def report(done: int, total: int | None, result: Any) -> None:
@@ -105,7 +103,6 @@ WRONG: list[tuple[dict[str, Any], type[LLMError]]] = [
 async def test_what_is_wrong_for_all_is_said_once(
     llm: FakeLLM, mode: str, given: dict[str, Any], kind: type[LLMError]
 ) -> None:
-    """An argument that is wrong for every call is one error, before anything is sent."""
     with pytest.raises(kind, match=str(next(iter(given)))):
         await _batch(llm, mode, **{"task": "t", "prompts": ["a"], **given})
     assert llm.calls == []
@@ -113,7 +110,6 @@ async def test_what_is_wrong_for_all_is_said_once(
 
 @each_mode
 async def test_an_error_of_the_callers_code_ends_the_batch(llm: FakeLLM, mode: str) -> None:
-    """Errors of the caller's functions are raised unchanged, and all calls end."""
     llm.reply(lambda call: FakeAnswer(text="never", delay=60), prompt="slow")
     with pytest.raises(ZeroDivisionError):
         await _batch(llm, mode, "t", ["slow", "a", "b"], concurrency=2, on_progress=lambda *_: 1 / 0)
@@ -121,7 +117,6 @@ async def test_an_error_of_the_callers_code_ends_the_batch(llm: FakeLLM, mode: s
 
 
 async def test_a_cancelled_batch_cancels_its_calls(llm: FakeLLM) -> None:
-    """Cancelling the task of a batch ends its calls."""
     begun, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def answer(_call: FakeCall) -> FakeAnswer:
@@ -156,7 +151,6 @@ def test_the_first_batch_of_a_machine_shares_its_requests(api: Make) -> None:
 
 @each_mode
 async def test_context_variables_reach_the_calls(llm: FakeLLM, mode: str) -> None:
-    """Context variables of the caller are set in each call."""
     bound = contextvars.ContextVar("bound", default="nothing")
     seen: list[str] = []
 

@@ -77,7 +77,6 @@ TOKENS: dict[str, tuple[list[str], list[TokenChoice], dict[str, float]]] = {
 
 @pytest.mark.parametrize("case", TOKENS)
 def test_a_labels_probability_is_that_of_its_tokens(case: str) -> None:
-    """The answer, which is the first label, may be cut into any tokens, with any alternatives."""
     labels, said, expected = TOKENS[case]
     found = token_probabilities(said, labels, labels[0])
     assert found is not None
@@ -108,7 +107,6 @@ def test_tokens_without_a_label_prove_nothing() -> None:
     ],
 )
 def test_bad_labels_are_refused_before_anything_is_sent(labels: Any, words: str) -> None:
-    """The error names what was given and what was expected."""
     with pytest.raises(InvalidRequestError, match=words.replace("(", r"\(")):
         labels_of(labels)
 
@@ -170,7 +168,6 @@ def ask(llm: LLMManager, labels: Any = LABELS, **options: Any) -> Any:
     ],
 )
 async def test_one_request_is_enough_where_the_wire_gives_log_probabilities(labels: Any, label: Any) -> None:
-    """It uses the task's temperature; the label has the type of those that were given; async is the same."""
     judges = Judges({"weak": ["passed"]}, {"weak": 0.9})
     with judged(judges) as llm:
         found = ask(llm, labels)
@@ -219,7 +216,6 @@ def test_a_verdict_that_is_not_sure_goes_to_a_better_model() -> None:
 
 
 def test_a_better_model_that_fails_leaves_what_is_known() -> None:
-    """The first verdict is used, with the reason; a failure of the first model fails the call."""
     refused = errors.AuthenticationError("no", status=401)
     with judged(Judges({"weak": ["failed"], "good": [refused]}, {"weak": 0.6})) as llm:
         found = ask(llm, min_confidence=0.8)
@@ -229,7 +225,6 @@ def test_a_better_model_that_fails_leaves_what_is_known() -> None:
 
 
 def test_max_cost_and_deadline_hold_for_all_requests() -> None:
-    """The cost of the first request is subtracted for the next."""
     judges = Judges({"weak": ["failed"], "good": ["passed"]}, {"weak": 0.6, "good": 0.95})
     with judged(judges, max_tokens=10) as llm:
         found = ask(llm, min_confidence=0.8, max_cost="0.0029", deadline=60)
@@ -261,7 +256,6 @@ def test_what_is_wrong_is_named_and_not_paid(name: str, given: Any) -> None:
 @pytest.mark.usefixtures("provider_keys")
 @pytest.mark.parametrize("wire", ["openai", "azure", "ollama"])
 def test_log_probabilities_come_from_what_was_received(api: Any, wire: str) -> None:
-    """The most alternatives are requested; they are read from the body and kept with the answer."""
     share = [{"token": one, "logprob": math.log(p)} for one, p in (("failed", 0.9), ("passed", 0.1))]
     quote = [{"token": '"', "logprob": 0.0, "top_logprobs": [{"token": '"', "logprob": 0.0}]}]
     content = [*quote, {"token": "failed", "logprob": math.log(0.9), "top_logprobs": share}, *quote]
@@ -282,7 +276,6 @@ def test_log_probabilities_come_from_what_was_received(api: Any, wire: str) -> N
 
 @pytest.mark.usefixtures("provider_keys")
 def test_a_model_that_refuses_log_probabilities_is_asked_without(api: Any) -> None:
-    """Votes are used for it."""
     words = {"error": {"message": "You are not allowed to request logprobs from this model.", "code": None}}
     a = api("a", faults.raw(403, json.dumps(words).encode()), faults.good('{"result": "passed"}'))
     with manager({"a": model("openai", a)}) as llm:
@@ -292,7 +285,6 @@ def test_a_model_that_refuses_log_probabilities_is_asked_without(api: Any) -> No
 
 
 def test_a_vote_that_fails_ends_the_voting() -> None:
-    """The votes before it count, and its error is in the result."""
     judges = Judges({"mute": ["passed", ServerError("down")]})
     with judged(judges, models=["mute"]) as llm:
         found = ask(llm, votes=3)

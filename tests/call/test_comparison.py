@@ -55,7 +55,6 @@ def _answer(text: str) -> Answer[Any]:
 
 @pytest.mark.parametrize("mode", ["compare", "acompare"])
 async def test_each_model_answers_under_its_name(llm: FakeLLM, mode: str) -> None:
-    """Results are listed by alias in the listed order, each from its own model."""
     for name in "abc":
         llm.reply(f"I am {name}.", model=name)
     found = await _compare(llm, mode, "t", "Who?", models=["c", "a"])
@@ -66,7 +65,6 @@ async def test_each_model_answers_under_its_name(llm: FakeLLM, mode: str) -> Non
 
 
 def test_a_failed_model_stops_no_other(llm: FakeLLM) -> None:
-    """Its result is its error, and the others are compared."""
     llm.reply("yes")
     llm.reply(InvalidRequestError("no"), model="b")
     found = llm.compare("t", "?", models=["a", "b", "c"])
@@ -80,7 +78,6 @@ def test_a_failed_model_stops_no_other(llm: FakeLLM) -> None:
 
 
 def test_several_prompts_have_a_row_each(llm: FakeLLM) -> None:
-    """Each prompt of a list is asked, and totals cover all; a list of messages is one prompt."""
     llm.reply(lambda call: f"re: {call.prompt}")
     llm.reply("another", model="b", prompt="two")
     turns = [{"role": "user", "content": "one"}]
@@ -142,7 +139,6 @@ WRONG: list[tuple[str, Any, type[LLMError]]] = [
 def test_a_wrong_argument_is_refused_before_anything_is_sent(
     llm: FakeLLM, name: str, given: Any, kind: type[LLMError]
 ) -> None:
-    """A wrong argument is an error of the call, not of one model."""
     with pytest.raises(kind, match="bb" if given == ["a", "bb"] else name):
         llm.compare(**{"task": "t", "prompt": "?", "models": ["a", "b"], name: given})
     assert llm.calls == []
@@ -161,7 +157,6 @@ NORMALISED = [
 
 @pytest.mark.parametrize(("one", "other", "same"), NORMALISED)
 def test_texts_are_compared_without_their_form(one: str, other: str, same: bool) -> None:
-    """Case, white space and punctuation are ignored; words, signs and numbers are compared."""
     assert (normalised(one) == normalised(other)) is same
 
 
@@ -182,7 +177,6 @@ FIELDS: list[tuple[list[str], bool | None, tuple[str, ...], tuple[str, ...]]] = 
 def test_json_agrees_field_by_field(
     texts: list[str], json_agrees: bool | None, same: tuple[str, ...], different: tuple[str, ...]
 ) -> None:
-    """Paths list the values that are the same and those that differ, however the JSON is written."""
     found = agreement_of([_answer(text) for text in texts])
     assert (found.json, found.same, found.different) == (json_agrees, same, different)
 
@@ -210,7 +204,6 @@ def every_wire(embedded_server: Endpoint, tiny_gguf: Path, monkeypatch: pytest.M
 
 
 def test_the_same_weights_agree_behind_every_wire(every_wire: LLMManager) -> None:
-    """The same weights give the same text over the OpenAI, Anthropic and both Azure wires, and as `embedded/`."""
     names = ["openai", "anthropic", "azure", "azure-v1", "embedded"]
     found = every_wire.compare("t", ["list files", "What is a test plan?"], models=names, concurrency=2)
     assert [error for row in found.prompts for error in row.results.values() if isinstance(error, LLMError)] == []

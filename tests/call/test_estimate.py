@@ -35,7 +35,6 @@ def llm(server: Api) -> Iterator[LLMManager]:
 
 
 def test_it_sums_each_model_and_the_route(llm: LLMManager, server: Api) -> None:
-    """The numbers are those of `route` for each prompt, and nothing is sent."""
     server.asked.clear()
     prompts = ["one", "two and more", "three"]
     found = llm.estimate("t", prompts)
@@ -63,7 +62,6 @@ def test_stored_and_repeated_prompts_cost_nothing(llm: LLMManager) -> None:
 
 
 def test_what_cannot_be_asked_is_refused(llm: LLMManager) -> None:
-    """Empty prompts and prompts that fit no window count as refused, each time."""
     found = llm.estimate("t", ["", "x " * 20_000, "x " * 20_000, "fine"])
     assert (found.prompts, found.cached, found.refused, found.route.first) == (4, 0, 3, 1)
     assert "window too small" in found.models[0].reason
@@ -75,7 +73,6 @@ def test_what_cannot_be_asked_is_refused(llm: LLMManager) -> None:
     ("prompt", "options"), [("", {}), ("x " * 20_000, {}), ("new", {"cache": "only"}), ("a", {"max_cost": 0})]
 )
 def test_a_refused_prompt_has_the_error_of_its_call(llm: LLMManager, prompt: str, options: Any) -> None:
-    """The error has the class and message that `complete` raises."""
     found = llm.estimate("t", [prompt], **options)
     with pytest.raises(LLMError) as raised:
         llm.complete("t", prompt, **options)
@@ -84,7 +81,6 @@ def test_a_refused_prompt_has_the_error_of_its_call(llm: LLMManager, prompt: str
 
 
 def test_a_wrong_argument_is_an_error(llm: LLMManager) -> None:
-    """The error is the same as for `batch`."""
     with pytest.raises(InvalidRequestError):
         llm.estimate("t", "one prompt")
     with pytest.raises(InvalidRequestError):
@@ -102,7 +98,6 @@ def test_a_wrong_argument_is_an_error(llm: LLMManager) -> None:
     ],
 )
 def test_it_says_what_the_budget_leaves(server: Api, limits: dict[str, str], fits: bool, limit: str) -> None:
-    """Only limits over many calls count; a limit of a single call is not shown."""
     with manager({"a": model("openai", server)}, budget=limits, max_tokens=20) as llm:
         spent = llm.complete("t", "first").cost or Decimal(0)
         found = llm.estimate("t", (f"prompt {number}" for number in range(20)))
@@ -111,7 +106,6 @@ def test_it_says_what_the_budget_leaves(server: Api, limits: dict[str, str], fit
 
 
 def test_an_unknown_price_is_not_zero(server: Api) -> None:
-    """The costs of model and route are unknown."""
     unpriced = model("openai", server, price=None, model="openai/no-such-model")
     with manager({"a": unpriced}) as llm:
         found = llm.estimate("t", ["x"])
@@ -119,7 +113,6 @@ def test_an_unknown_price_is_not_zero(server: Api) -> None:
 
 
 def test_the_batch_then_costs_what_was_estimated(llm: LLMManager, server: Api) -> None:
-    """The estimate is within 10 % of the cost, once a few answers were seen."""
 
     def answer(exchange: Exchange) -> None:
         text = exchange.request.body["messages"][-1]["content"]
@@ -136,7 +129,6 @@ def test_the_batch_then_costs_what_was_estimated(llm: LLMManager, server: Api) -
 
 
 def test_prompts_are_not_kept(llm: LLMManager) -> None:
-    """Prompts and their results are not stored: a generator of many long ones takes little memory."""
 
     def prompts(many: int) -> Iterator[str]:
         return (f"{number} {'word ' * 4000}" for number in range(many))

@@ -69,7 +69,6 @@ async def test_a_deadline_ends_a_call_with_any_server(api: Make, wire: str, slow
 
 
 def test_a_wait_longer_than_the_deadline_is_not_begun(api: Make) -> None:
-    """If the server asks for a longer wait than the deadline allows, the call fails at once."""
     a = api("a", faults.error("rate_limit", retry_after="30"))
     with managed(a) as llm, pytest.raises(errors.AllModelsFailedError) as caught:
         llm.complete("t", "hi", deadline=5)
@@ -97,7 +96,6 @@ def test_ctrl_c_ends_a_request(api: Make, stream: bool) -> None:
 
 @both
 async def test_cancelling_a_task_closes_its_connection(api: Make, stream: bool) -> None:
-    """A cancelled task ends at once, and its connection is closed."""
     hung_up = threading.Event()
 
     def watched(exchange: Exchange) -> None:
@@ -139,7 +137,6 @@ def test_an_answer_is_settled_before_accept_sees_it(api: Make, good: bool) -> No
 
 
 def test_closing_the_manager_ends_the_calls_of_other_threads(api: Make) -> None:
-    """They raise an error that gives the reason, and sent requests are settled."""
     a = api("a", faults.silent)
     llm = managed(a, timeout=60)
     with ThreadPoolExecutor(1) as pool:
@@ -176,7 +173,6 @@ def test_closing_a_stream_that_has_arrived_harms_no_other_call(api: Make, wire: 
 
 
 def test_calls_that_time_out_leave_no_descriptors(api: Make) -> None:
-    """Four calls that time out leave as many open files as one."""
     counts: list[int] = []
     with managed(api("a", faults.silent), retries=0) as llm:
         for number in range(4):  # a fifth failure would start a cooldown

@@ -41,7 +41,6 @@ PATHS = {
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("wire", WIRES)
 async def test_an_answer_has_all_its_facts(api: Make, network: NetworkGuard, wire: str, mode: str) -> None:
-    """Text, usage, cost, finish and request id are the same over each wire, for one request on one connection."""
     a = api("a", faults.good())
     async with manager({"m": model(wire, a)}) as llm:
         answer = await ask(llm, mode, "Say hello.")
@@ -60,7 +59,6 @@ async def test_an_answer_has_all_its_facts(api: Make, network: NetworkGuard, wir
 @pytest.mark.parametrize("mode", ["complete", "stream"])
 @pytest.mark.parametrize("wire", WIRES)
 async def test_the_request_holds_what_the_caller_gave(api: Make, wire: str, mode: str) -> None:
-    """Turns, cap, temperature, stop, seed, extra and key reach each wire in its own fields."""
     a = api("a", faults.good())
     turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"},
              {"role": "user", "content": "three"}]  # fmt: skip
@@ -96,7 +94,6 @@ async def test_the_request_holds_what_the_caller_gave(api: Make, wire: str, mode
 @pytest.mark.parametrize("mode", ["complete", "stream"])
 @pytest.mark.parametrize("wire", WIRES)
 async def test_usage_that_was_not_reported_is_estimated(api: Make, wire: str, mode: str) -> None:
-    """Counts that the wire leaves out are ours, and marked; LiteLLM reads no Anthropic message without them."""
     a = api("a", faults.good(usage=None))
     async with manager({"m": model(wire, a)}) as llm:
         if (wire, mode) == ("anthropic", "complete"):
@@ -141,7 +138,6 @@ MESSAGES: dict[str, tuple[dict[str, Any], dict[str, Any], Usage]] = {
 
 @pytest.mark.parametrize("wire", MESSAGES)
 def test_cached_written_and_reasoning_tokens_are_distinguished(api: Make, wire: str) -> None:
-    """Each kind of token is counted once, at the price of its kind."""
     message, reported, expected = MESSAGES[wire]
     a = api("a", faults.raw(200, json.dumps({"id": "x", "model": "m", **message, "usage": reported}).encode()))
     with manager({"m": model(wire, a)}) as llm:
@@ -153,7 +149,6 @@ def test_cached_written_and_reasoning_tokens_are_distinguished(api: Make, wire: 
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_a_schema_gives_the_same_value_over_each_wire(api: Make, wire: str) -> None:
-    """The schema is sent in the wire's own form, and `.parsed` is an instance."""
     a = api("a", faults.good('{"name": "Ada", "age": 36}'))
     async with manager({"m": model(wire, a)}) as llm:
         answers = [await ask(llm, mode, "Who?", schema=Person) for mode in MODES]
@@ -171,7 +166,6 @@ async def test_a_schema_gives_the_same_value_over_each_wire(api: Make, wire: str
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_one_repair_is_asked_for_and_counted(api: Make, wire: str) -> None:
-    """An answer that fails its schema is shown to the model once; both attempts are paid and reported."""
     a = api("a", faults.good('{"name": "Ada"}'), faults.good('{"name": "Ada", "age": 36}'))
     with manager({"m": model(wire, a)}) as llm:
         answer = llm.complete("t", "Who?", schema=Person)
@@ -212,7 +206,6 @@ async def test_an_answer_that_the_server_refused_is_repaired_once(api: Make, mod
 
 
 def test_a_refused_answer_without_a_text_is_asked_for_again(api: Make) -> None:
-    """If the server sends no text, no empty turn is sent; without a schema nothing is repaired."""
     refused = faults.raw(400, json.dumps(refused_answer("")).encode())
     a, b = api("a", refused, faults.good('{"name": "Ada", "age": 36}')), api("b", faults.good())
     with manager({"a": model("openai", a), "b": model("openai", b)}) as llm:
@@ -240,7 +233,6 @@ def test_an_answer_that_stays_wrong_keeps_its_text(api: Make) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_cut_answer_is_asked_for_with_a_doubled_cap(api: Make, wire: str) -> None:
-    """An answer that ends in `length` is asked for once more with twice the tokens."""
     a = api("a", faults.good("Hel", finish="length"), faults.good())
     with manager({"m": model(wire, a)}, max_tokens=50) as llm:
         answer = llm.complete("t", "hi")
@@ -265,7 +257,6 @@ def test_an_answer_that_stays_cut_is_an_error_with_its_text(api: Make) -> None:
 
 
 def test_allow_truncated_takes_a_cut_answer(api: Make) -> None:
-    """An answer that ends in `length` is returned unchanged, unless it is empty."""
     a = api("a", faults.good("Hel", finish="length"))
     with manager({"a": model("openai", a)}, allow_truncated=True) as llm:
         answer = llm.complete("t", "hi")
@@ -287,7 +278,6 @@ def test_accept_has_the_last_word(api: Make) -> None:
 
 @pytest.mark.parametrize("wire", EMBEDS)
 async def test_vectors_come_in_order(api: Make, wire: str) -> None:
-    """`embed` and `aembed` return one vector for each text, in one request."""
     a = api("a", faults.good())
     async with manager({"m": model(wire, a)}) as llm:
         here, there = llm.embed("t", ["one", "two"]), await llm.aembed("t", ["one", "two"])
@@ -302,7 +292,6 @@ async def test_vectors_come_in_order(api: Make, wire: str) -> None:
 @pytest.mark.parametrize("vectors", [((1.0,),), ((1.0,), ()), ((1.0,), (2.0,), (3.0,))])
 @pytest.mark.parametrize("wire", ["openai", "ollama"])
 def test_a_missing_vector_is_no_answer(api: Make, wire: str, vectors: tuple[tuple[float, ...], ...]) -> None:
-    """Too few, too many or empty vectors are a BadResponseError."""
     a = api("a", faults.good(vectors=vectors))
     with manager({"m": model(wire, a)}) as llm, pytest.raises(errors.AllModelsFailedError) as caught:
         llm.embed("t", ["one", "two"])
@@ -311,7 +300,6 @@ def test_a_missing_vector_is_no_answer(api: Make, wire: str, vectors: tuple[tupl
 
 
 def test_embeddings_keep_to_one_vector_space(api: Make) -> None:
-    """A fallback must have the same base model and dimensions."""
     a, b, c = api("a", faults.error("authentication")), api("b", faults.good()), api("c", faults.good())
     models = {
         "a": model("openai", a, dimensions=3),
@@ -324,7 +312,6 @@ def test_embeddings_keep_to_one_vector_space(api: Make) -> None:
 
 
 def test_a_config_edit_holds_from_the_next_call(api: Make, tmp_path: Path) -> None:
-    """A changed `llm.yaml` is read at the next call; a broken one keeps the last good one."""
     rows = {name: model("openai", api(name, faults.good(f"from {name}"))) for name in ("a", "b")}
     file = tmp_path / "llm.yaml"
     with pytest.raises(errors.ConfigError, match="one of them"):
@@ -339,7 +326,6 @@ def test_a_config_edit_holds_from_the_next_call(api: Make, tmp_path: Path) -> No
 
 
 def test_nothing_ready_lists_each_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NoReadyModelError names what each candidate lacks and the command that fixes it; nothing is sent."""
     monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     with manager({"a": {"model": "openai/gpt-4o"}, "b": {"model": "anthropic/claude-haiku-4-5"}}) as llm:
@@ -352,7 +338,6 @@ def test_nothing_ready_lists_each_fix(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_error_can_be_pickled(api: Make) -> None:
-    """An error is the same in another process, with its attempts and their errors."""
     a = api("a", faults.error("rate_limit", retry_after="2"))
     with manager({"a": model("openai", a)}, retries=0) as llm, pytest.raises(errors.AllModelsFailedError) as caught:
         llm.complete("t", "hi")
@@ -363,7 +348,6 @@ def test_an_error_can_be_pickled(api: Make) -> None:
 
 
 def test_route_sends_nothing(api: Make) -> None:
-    """`route` prices and orders the candidates without a request."""
     a = api("a", faults.good())
     with manager({"a": model("openai", a), "b": model("anthropic", a)}) as llm:
         route = llm.route("t", "Say hello.", schema=Person)

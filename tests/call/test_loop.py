@@ -39,7 +39,6 @@ def test_one_thread_starts_with_the_first_call_and_ends_with_its_manager(loop_th
 
 
 def test_system_exit_reaches_the_caller() -> None:
-    """SystemExit of the caller's code is raised to the caller, and the event loop goes on."""
 
     def leave(_: object) -> bool:
         raise SystemExit(3)

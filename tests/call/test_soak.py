@@ -73,7 +73,6 @@ def test_many_calls_to_failing_servers(api: Make) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors")
 @pytest.mark.filterwarnings("error::ResourceWarning")
 def test_nothing_piles_up_over_calls_and_event_loops(api: Make) -> None:
-    """Many sync calls, streams and event loops with one manager leave descriptors and threads unchanged."""
 
     def held() -> tuple[int, int]:
         gc.collect()

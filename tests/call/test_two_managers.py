@@ -48,7 +48,6 @@ def test_an_alias_is_a_model_of_its_own_file(api: Make, opened: Open, caplog: py
 
 
 def test_each_sends_its_own_key(api: Make, opened: Open, tmp_path: Path) -> None:
-    """Managers at one endpoint each send the key of their own file."""
     a, managers = api("a", faults.good()), []
     for length in (20, 30):
         key = tmp_path / f"key-{length}"
@@ -62,7 +61,6 @@ def test_each_sends_its_own_key(api: Make, opened: Open, tmp_path: Path) -> None
 
 
 def test_slots_are_not_shared(api: Make, opened: Open) -> None:
-    """An open stream holds the only slot of its manager, and none of another manager."""
     a = api("a", faults.good())
     row = model("openai", a, limits={"concurrency": 1})
     first, second = opened("first", row), opened("second", row)
@@ -73,7 +71,6 @@ def test_slots_are_not_shared(api: Make, opened: Open) -> None:
 
 
 def test_cooldowns_are_not_shared(api: Make, opened: Open) -> None:
-    """A manager that saw a model fail waits out its cooldown; another one asks the model at once."""
     a = api("a", faults.error("server_error"))
     first, second = opened("first", model("openai", a)), opened("second", model("openai", a))
     for _ in range(FAILURES):
@@ -87,7 +84,6 @@ def test_cooldowns_are_not_shared(api: Make, opened: Open) -> None:
 
 
 def test_budgets_are_not_shared(api: Make, opened: Open) -> None:
-    """A spent budget does not affect the budget of another file, and each manager reports its own spend."""
     row = model("openai", api("a", faults.good()))
     first, second = (opened(name, row, task={"max_tokens": 10}, budget={"per_day": 0.0005}) for name in ("a1", "b1"))
     while first.route("t", "hi").kept:
@@ -99,7 +95,6 @@ def test_budgets_are_not_shared(api: Make, opened: Open) -> None:
 
 
 def test_each_logs_to_its_own_file(api: Make, opened: Open, tmp_path: Path) -> None:
-    """The `log:` of a file gets the calls of its own manager only."""
     row, log = model("openai", api("a", faults.good())), {"file": "calls.jsonl"}
     managers = {
         "first": opened("first", row, log=log),
@@ -115,7 +110,6 @@ def test_each_logs_to_its_own_file(api: Make, opened: Open, tmp_path: Path) -> N
 
 
 def test_prices_and_private_tasks_are_not_shared(api: Make, opened: Open) -> None:
-    """A call costs what its own file says, and only the file that says `private` restricts its models."""
     a = api("a", faults.good())
     cheap = opened("cheap", model("openai", a, price={"input": 1, "output": 1}))
     costly = opened("costly", model("openai", a, price={"input": 100, "output": 100}))
