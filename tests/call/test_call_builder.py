@@ -34,14 +34,12 @@ def test_the_task_fills_in_what_the_caller_left_out() -> None:
 
 
 def test_the_caller_overrides_the_task() -> None:
-    call = build_call(
-        TASK, [TURN], system="", max_tokens=5, temperature=0, stop=[], seed=0, cache="refresh", sample=2,
-        max_cost=0, timeout=1, deadline=2, model="m", extra={"top_k": 1}, metadata={"run": 1}, stream=True,
-    )  # fmt: skip
-    assert [m.role for m in call.messages] == ["user"]
-    assert (call.max_tokens, call.temperature, call.stop, call.seed) == (5, 0, (), 0)
-    assert (call.cache, call.sample, call.max_cost, call.timeout, call.deadline) == ("refresh", 2, Decimal(0), 1.0, 2.0)
-    assert (call.model, call.extra, call.metadata, call.stream) == ("m", {"top_k": 1}, {"run": 1}, True)
+    given = {"max_tokens": 5, "temperature": 0, "seed": 0, "cache": "refresh", "sample": 2, "timeout": 1.0,
+             "deadline": 2.0, "model": "m", "extra": {"top_k": 1}, "metadata": {"run": 1}}  # fmt: skip
+    call = build_call(TASK, [TURN], system="", stop=[], max_cost=0.05, stream=True, **given)
+    assert {name: getattr(call, name) for name in given} == given
+    assert ([m.role for m in call.messages], call.stop, call.max_cost) == (["user"], (), Decimal("0.05"))
+    assert call.stream
 
 
 EACH = ("batch", "abatch", "answer_each")
@@ -154,17 +152,12 @@ def test_a_wrong_argument_is_named(name: str, given: Any) -> None:
     [
         (" \n", "empty"),
         ([], "prompt"),
-        (None, "prompt"),
         (TURN, "pass a list of messages"),
-        (Message(role="user", content="hi"), "pass a list of messages"),
         (["hi"], "message 0"),
-        ([TURN, {"content": "hi"}], "message 1"),
         ([{"role": "robot", "content": "hi"}], "robot"),
         ([Message(role="tool", content="hi")], "message 0 has role 'tool'"),  # type: ignore[arg-type]
         ([{"role": "user", "content": b"hi"}], "message 0"),
-        ([TURN, Message(role="user", content=3)], "message 1 has content 3"),  # type: ignore[arg-type]
         ([{"role": "assistant", "content": "", "tool_calls": []}], "tool_calls"),
-        ([TURN, {"role": "user", "content": "hi", 3: 4}], "message 1 holds 3"),
         ([{"role": "user", "content": [{"type": "text", "text": "a", "weight": 2}]}], "part 0 holds 'weight'"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "message 0, part 0"),
         ([{"role": "user", "content": [{"type": "text", "text": 3}]}], "message 0, part 0"),
@@ -184,12 +177,6 @@ def test_any_text_is_sent_unchanged() -> None:
     parts = ({"type": "text", "text": "a"}, {"type": "text", "text": "b"})
     call = build_call(PLAIN, [{"role": "system", "content": "s"}, {"role": "user", "content": parts}])
     assert [one.content for one in call.messages] == ["s", "ab"]
-
-
-def test_a_value_may_be_given_in_several_forms() -> None:
-    for amount in (0.05, "0.05", Decimal("0.05")):
-        assert build_call(PLAIN, "hi", max_cost=amount).max_cost == Decimal("0.05")
-    assert build_call(PLAIN, "hi", stop="END").stop == ("END",)
 
 
 def test_a_message_is_accepted_like_a_mapping() -> None:
@@ -213,15 +200,12 @@ async def _coroutine(_answer: Any) -> bool:
     return False
 
 
-def test_any_function_of_an_answer_can_be_accept() -> None:
-    """Defaults, partials, classes and builtins count by the arguments that they need."""
-    for fits in (
-        lambda answer, least=3: True,
-        functools.partial(_long_enough, least=3),
-        bool,
-        operator.attrgetter("text"),
-    ):
-        assert build_call(PLAIN, "hi", accept=fits).accept is fits
+@pytest.mark.parametrize(
+    "accept",
+    [lambda answer, least=3: True, functools.partial(_long_enough, least=3), bool, operator.attrgetter("text")],
+)
+def test_any_function_of_an_answer_can_be_accept(accept: Any) -> None:
+    assert build_call(PLAIN, "hi", accept=accept).accept is accept
 
 
 @pytest.mark.parametrize("accept", [lambda: True, _long_enough, "text", _coroutine, functools.partial(_coroutine)])
@@ -241,13 +225,6 @@ def test_a_call_copies_its_mappings() -> None:
     call = build_call(PLAIN, "hi", extra=extra, metadata=metadata)
     extra["a"], metadata["b"] = 2, 2
     assert (call.extra, call.metadata) == ({"a": 1}, {"b": 1})
-
-
-def test_texts_to_embed() -> None:
-    llm = FakeLLM(tasks=("t",))
-    llm.reply()
-    assert len(llm.embed("t", "a").vectors) == 1
-    assert len(llm.embed("t", iter(["a", "b\x00"])).vectors) == 2  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
