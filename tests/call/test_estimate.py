@@ -35,17 +35,21 @@ def llm(server: Api) -> Iterator[LLMManager]:
 
 
 def test_it_sums_each_model_and_the_route(llm: LLMManager, server: Api) -> None:
-    server.asked.clear()
+    """A sum with an unknown price is unknown."""
     prompts = ["one", "two and more", "three"]
     found = llm.estimate("t", prompts)
     routes = [llm.route("t", prompt) for prompt in prompts]
     for place, one in enumerate(found.models):
+        kept = [route.kept[place] for route in routes]
         assert one.model == "ab"[place]
-        assert one.cost == sum(route.kept[place].est_cost or 0 for route in routes)
-        assert one.worst_cost == sum(route.kept[place].worst_cost or 0 for route in routes)
-        assert one.tokens == sum(route.kept[place].est_tokens or 0 for route in routes)
+        assert one.cost == sum(candidate.est_cost or 0 for candidate in kept)
+        assert one.worst_cost == sum(candidate.worst_cost or 0 for candidate in kept)
+        assert one.tokens == sum(candidate.est_tokens or 0 for candidate in kept)
     assert (found.route.cost, found.route.first, found.models[1].first) == (found.models[0].cost, 3, 0)
     assert (found.prompts, found.cached, found.refused, found.left, found.fits) == (3, 0, 0, None, True)
+    with manager({"a": model("openai", server, price=None, model="openai/no-such-model")}) as unpriced:
+        found = unpriced.estimate("t", ["x"])
+    assert (found.route.cost, found.models[0].worst_cost, found.route.first) == (None, None, 1)
     assert server.asked == []
 
 
@@ -81,12 +85,9 @@ def test_a_refused_prompt_has_the_error_of_its_call(llm: LLMManager, prompt: str
 
 
 def test_a_wrong_argument_is_an_error(llm: LLMManager) -> None:
-    with pytest.raises(InvalidRequestError):
-        llm.estimate("t", "one prompt")
-    with pytest.raises(InvalidRequestError):
-        llm.estimate("t", ["x"], max_tokens=0)
-    with pytest.raises(UnknownTaskError):
-        llm.estimate("no such task", [])
+    for task, prompts, options in (("t", "one prompt", {}), ("t", ["x"], {"max_tokens": 0}), ("unknown", [], {})):
+        with pytest.raises((InvalidRequestError, UnknownTaskError)):
+            llm.estimate(task, prompts, **options)
 
 
 @pytest.mark.parametrize(
@@ -103,13 +104,6 @@ def test_it_says_what_the_budget_leaves(server: Api, limits: dict[str, str], fit
         found = llm.estimate("t", (f"prompt {number}" for number in range(20)))
     assert (found.fits, found.limit, found.route.first) == (fits, limit, 20)
     assert found.left == (Decimal(limits[limit.removeprefix("budget.")]) - spent if limit else None)
-
-
-def test_an_unknown_price_is_not_zero(server: Api) -> None:
-    unpriced = model("openai", server, price=None, model="openai/no-such-model")
-    with manager({"a": unpriced}) as llm:
-        found = llm.estimate("t", ["x"])
-    assert (found.route.cost, found.models[0].worst_cost, found.route.first) == (None, None, 1)
 
 
 def test_the_batch_then_costs_what_was_estimated(llm: LLMManager, server: Api) -> None:
@@ -145,7 +139,7 @@ def test_prompts_are_not_kept(llm: LLMManager) -> None:
 
 
 async def test_the_async_form_is_the_same(llm: LLMManager) -> None:
-    """The result is the same, and the event loop runs on: prompts are read in another thread."""
+    """The event loop goes on: prompts are read in another thread."""
     readers = set()
 
     def prompts() -> Iterator[str]:

@@ -82,7 +82,6 @@ PROMPTS = {
     "NUL": "a\x00b",
     "a megabyte": "word " * 200_000,
     "right to left": "\u202e\u2066abc",
-    "no character": "\uffff\ufdd0",
     "an emoji of many": "\U0001f469\u200d\U0001f469\u200d\U0001f466" * 50,
 }
 
