@@ -26,7 +26,6 @@ TURN = {"role": "user", "content": "hi"}
 
 
 def test_the_task_fills_in_what_the_caller_left_out() -> None:
-    """Options that are not given have the values of the task in `llm.yaml`."""
     call = build_call(TASK, "hi")
     assert [(m.role, m.content) for m in call.messages] == [("system", "Be brief."), ("user", "hi")]
     assert (call.task, call.max_tokens, call.temperature, call.stop, call.seed) == ("t", 77, 0.5, ("END",), 3)
@@ -35,15 +34,12 @@ def test_the_task_fills_in_what_the_caller_left_out() -> None:
 
 
 def test_the_caller_overrides_the_task() -> None:
-    """Each option wins over the task's setting, also if it is zero or empty."""
-    call = build_call(
-        TASK, [TURN], system="", max_tokens=5, temperature=0, stop=[], seed=0, cache="refresh", sample=2,
-        max_cost=0, timeout=1, deadline=2, model="m", extra={"top_k": 1}, metadata={"run": 1}, stream=True,
-    )  # fmt: skip
-    assert [m.role for m in call.messages] == ["user"]
-    assert (call.max_tokens, call.temperature, call.stop, call.seed) == (5, 0, (), 0)
-    assert (call.cache, call.sample, call.max_cost, call.timeout, call.deadline) == ("refresh", 2, Decimal(0), 1.0, 2.0)
-    assert (call.model, call.extra, call.metadata, call.stream) == ("m", {"top_k": 1}, {"run": 1}, True)
+    given = {"max_tokens": 5, "temperature": 0, "seed": 0, "cache": "refresh", "sample": 2, "timeout": 1.0,
+             "deadline": 2.0, "model": "m", "extra": {"top_k": 1}, "metadata": {"run": 1}}  # fmt: skip
+    call = build_call(TASK, [TURN], system="", stop=[], max_cost=0.05, stream=True, **given)
+    assert {name: getattr(call, name) for name in given} == given
+    assert ([m.role for m in call.messages], call.stop, call.max_cost) == (["user"], (), Decimal("0.05"))
+    assert call.stream
 
 
 EACH = ("batch", "abatch", "answer_each")
@@ -66,7 +62,6 @@ async def called(llm: LLMManager, name: str, **options: Any) -> None:
 
 @pytest.mark.parametrize("name", [*LISTED, *EMBED])
 def test_a_signature_lists_every_option(name: str) -> None:
-    """`help()` and `inspect.signature` list every option with its type and default."""
     options = EmbedOptions.__annotations__ if name in EMBED else {**CallOptions.__annotations__, "schema": None}
     parameters = inspect.signature(getattr(FakeLLM(), name)).parameters
     assert all(parameters[one].kind is inspect.Parameter.KEYWORD_ONLY for one in options)
@@ -78,7 +73,6 @@ def test_a_signature_lists_every_option(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*LISTED, *EMBED])
 async def test_an_unknown_option_is_refused(name: str) -> None:
-    """Every method names the unknown option and the closest known one, and sends nothing."""
     llm = FakeLLM(tasks=("t",))
     with pytest.raises(InvalidRequestError, match=r"unknown option 'max_costs'; did you mean `max_cost`\?"):
         await called(llm, name, max_costs=1)
@@ -87,7 +81,6 @@ async def test_an_unknown_option_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["stream", "astream"])
 async def test_a_stream_checks_its_arguments_at_the_call(name: str) -> None:
-    """A stream raises for wrong arguments when it is made, and sends nothing until its first piece is read."""
     with FakeLLM(tasks=("t",)) as llm:
         with pytest.raises(InvalidRequestError):
             getattr(llm, name)("t", "hi", max_tokens=0)
@@ -98,7 +91,6 @@ async def test_a_stream_checks_its_arguments_at_the_call(name: str) -> None:
 
 
 def test_the_deadline_of_a_stream_counts_from_its_first_piece() -> None:
-    """A stream may be made long before it is read."""
     with FakeLLM(tasks=("t",)) as llm:
         llm.reply("late")
         llm.complete("t", "hi")  # loads modules, which takes longer than a call
@@ -109,7 +101,6 @@ def test_the_deadline_of_a_stream_counts_from_its_first_piece() -> None:
 
 @pytest.mark.parametrize("name", LISTED)
 async def test_the_methods_take_the_same_options(name: str) -> None:
-    """The options of one call can be given to a dry run, a comparison or a batch unchanged."""
     llm = FakeLLM(tasks=("t",))
     llm.reply('"yes"')
     options = {"system": "s", "max_tokens": 9, "temperature": 1, "stop": ".", "seed": 1, "cache": "off", "sample": 1,
@@ -121,7 +112,6 @@ async def test_the_methods_take_the_same_options(name: str) -> None:
 
 
 async def test_an_option_that_would_change_nothing_is_refused() -> None:
-    """`embed` takes no option of a text, and `compare`, which names its models, no `model`."""
     llm = FakeLLM(tasks=("t",))
     for name in EMBED:
         with pytest.raises(InvalidRequestError, match="'temperature'"):
@@ -151,7 +141,6 @@ WRONG: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize(("name", "given"), [(name, given) for name, all_given in WRONG.items() for given in all_given])
 def test_a_wrong_argument_is_named(name: str, given: Any) -> None:
-    """The error names the option, and what was given or what is wrong in it."""
     with pytest.raises(InvalidRequestError, match=name) as caught:
         build_call(PLAIN, "hi", **{name: given})
     said = str(caught.value)
@@ -163,17 +152,12 @@ def test_a_wrong_argument_is_named(name: str, given: Any) -> None:
     [
         (" \n", "empty"),
         ([], "prompt"),
-        (None, "prompt"),
         (TURN, "pass a list of messages"),
-        (Message(role="user", content="hi"), "pass a list of messages"),
         (["hi"], "message 0"),
-        ([TURN, {"content": "hi"}], "message 1"),
         ([{"role": "robot", "content": "hi"}], "robot"),
         ([Message(role="tool", content="hi")], "message 0 has role 'tool'"),  # type: ignore[arg-type]
         ([{"role": "user", "content": b"hi"}], "message 0"),
-        ([TURN, Message(role="user", content=3)], "message 1 has content 3"),  # type: ignore[arg-type]
         ([{"role": "assistant", "content": "", "tool_calls": []}], "tool_calls"),
-        ([TURN, {"role": "user", "content": "hi", 3: 4}], "message 1 holds 3"),
         ([{"role": "user", "content": [{"type": "text", "text": "a", "weight": 2}]}], "part 0 holds 'weight'"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "message 0, part 0"),
         ([{"role": "user", "content": [{"type": "text", "text": 3}]}], "message 0, part 0"),
@@ -182,14 +166,12 @@ def test_a_wrong_argument_is_named(name: str, given: Any) -> None:
     ],
 )
 def test_a_wrong_prompt_is_named(prompt: Any, named: str) -> None:
-    """The error names the message and the part that are wrong."""
     with pytest.raises(InvalidRequestError) as caught:
         build_call(PLAIN, prompt)
     assert named in str(caught.value)
 
 
 def test_any_text_is_sent_unchanged() -> None:
-    """Text that can be encoded is not changed; text parts, in a list or a tuple, are joined."""
     for text in ("a\x00b", "\u202e", "😀", "\r\n\t x"):
         assert build_call(PLAIN, text).messages[-1].content == text
     parts = ({"type": "text", "text": "a"}, {"type": "text", "text": "b"})
@@ -197,15 +179,7 @@ def test_any_text_is_sent_unchanged() -> None:
     assert [one.content for one in call.messages] == ["s", "ab"]
 
 
-def test_a_value_may_be_given_in_several_forms() -> None:
-    """A float of dollars is exact, and a single stop needs no list."""
-    for amount in (0.05, "0.05", Decimal("0.05")):
-        assert build_call(PLAIN, "hi", max_cost=amount).max_cost == Decimal("0.05")
-    assert build_call(PLAIN, "hi", stop="END").stop == ("END",)
-
-
 def test_a_message_is_accepted_like_a_mapping() -> None:
-    """Every method accepts a `Message` like a mapping of OpenAI's form."""
     turns = [{"role": "system", "content": "s"}, Message(role="user", content="hi")]
     assert [(one.role, one.content) for one in build_call(PLAIN, turns).messages] == [("system", "s"), ("user", "hi")]
     llm, mine = FakeLLM(), turns[1:]
@@ -226,20 +200,16 @@ async def _coroutine(_answer: Any) -> bool:
     return False
 
 
-def test_any_function_of_an_answer_can_be_accept() -> None:
-    """Defaults, partials, classes and builtins count by the arguments that they need."""
-    for fits in (
-        lambda answer, least=3: True,
-        functools.partial(_long_enough, least=3),
-        bool,
-        operator.attrgetter("text"),
-    ):
-        assert build_call(PLAIN, "hi", accept=fits).accept is fits
+@pytest.mark.parametrize(
+    "accept",
+    [lambda answer, least=3: True, functools.partial(_long_enough, least=3), bool, operator.attrgetter("text")],
+)
+def test_any_function_of_an_answer_can_be_accept(accept: Any) -> None:
+    assert build_call(PLAIN, "hi", accept=accept).accept is accept
 
 
 @pytest.mark.parametrize("accept", [lambda: True, _long_enough, "text", _coroutine, functools.partial(_coroutine)])
 def test_a_function_with_other_arguments_is_refused(accept: Any) -> None:
-    """The error names the option and the arguments that it is called with; nothing is sent."""
     llm = FakeLLM(tasks=("t",))
     with pytest.raises(InvalidRequestError, match=r"^accept is .*expected a function of one argument, the Answer"):
         llm.complete("t", "hi", accept=accept)
@@ -251,19 +221,10 @@ def test_a_function_with_other_arguments_is_refused(accept: Any) -> None:
 
 
 def test_a_call_copies_its_mappings() -> None:
-    """Later changes to the caller's mappings do not change the call."""
     extra, metadata = {"a": 1}, {"b": 1}
     call = build_call(PLAIN, "hi", extra=extra, metadata=metadata)
     extra["a"], metadata["b"] = 2, 2
     assert (call.extra, call.metadata) == ({"a": 1}, {"b": 1})
-
-
-def test_texts_to_embed() -> None:
-    """One text needs no list, and any iterable of texts is accepted."""
-    llm = FakeLLM(tasks=("t",))
-    llm.reply()
-    assert len(llm.embed("t", "a").vectors) == 1
-    assert len(llm.embed("t", iter(["a", "b\x00"])).vectors) == 2  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -271,13 +232,11 @@ def test_texts_to_embed() -> None:
     [([], r"texts is \[\]"), (["a", " "], "text 1"), (["a", 3], "text 1"), (["\ud800"], "text 0"), (3, "3")],
 )
 def test_wrong_texts_are_named(texts: Any, named: str) -> None:
-    """The error names the text that cannot be embedded."""
     with pytest.raises(InvalidRequestError, match=named):
         FakeLLM(tasks=("t",)).embed("t", texts)
 
 
 def test_a_private_task_checks_each_time_where_its_models_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An Ollama that the environment moves to another host is no longer a candidate."""
     with manager({"m": {"model": "ollama/qwen3:8b"}}, private=True) as llm:
         assert len(looked_up(llm).candidates) == 1
         monkeypatch.setenv("OLLAMA_API_BASE", "http://203.0.113.9:11434")

@@ -13,16 +13,7 @@ from manager_kit import config
 from pydantic import BaseModel
 from wire_proxy import WireProxy
 
-from testronaut_llm import (
-    Answer,
-    Comparison,
-    ConfigError,
-    InvalidRequestError,
-    LLMError,
-    LLMManager,
-    OutputInvalidError,
-)
-from testronaut_llm.config.model_config import LLMConfig
+from testronaut_llm import Answer, ConfigError, InvalidRequestError, LLMError, LLMManager, OutputInvalidError
 from testronaut_llm.local.local_provider import Endpoint
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.methods.agreement import agreement_of, normalised
@@ -44,43 +35,35 @@ def llm() -> FakeLLM:
     return FakeLLM(config=config({"a": _row(), "b": _row(), "c": _row()}))
 
 
-async def _compare(llm: Any, mode: str, *args: Any, **given: Any) -> Comparison:
-    found: Comparison = await llm.acompare(*args, **given) if mode == "acompare" else llm.compare(*args, **given)
-    return found
-
-
 def _answer(text: str) -> Answer[Any]:
     return Answer(text=text, model="m", provider_model="p", response_model="r", task="t", usage=Usage())
 
 
-@pytest.mark.parametrize("mode", ["compare", "acompare"])
-async def test_each_model_answers_under_its_name(llm: FakeLLM, mode: str) -> None:
-    """Results are listed by alias in the listed order, each from its own model."""
+async def test_each_model_answers_under_its_name(llm: FakeLLM) -> None:
     for name in "abc":
         llm.reply(f"I am {name}.", model=name)
-    found = await _compare(llm, mode, "t", "Who?", models=["c", "a"])
+    found = llm.compare("t", "Who?", models=["c", "a"])
     assert {name: result.text for name, result in found.results.items()} == {"c": "I am c.", "a": "I am a."}  # type: ignore[union-attr]
     assert list(found.results) == ["c", "a"]
     assert (found.task, found.models, found.prompts[0].prompt) == ("t", ("c", "a"), "Who?")
     assert (found.exact, found.normalised, found.json) == (False, False, False)
+    again = await llm.acompare("t", "Who?", models=["c", "a"])
+    assert [result.text for result in again.results.values()] == ["I am c.", "I am a."]  # type: ignore[union-attr]
 
 
 def test_a_failed_model_stops_no_other(llm: FakeLLM) -> None:
-    """Its result is its error, and the others are compared."""
     llm.reply("yes")
     llm.reply(InvalidRequestError("no"), model="b")
     found = llm.compare("t", "?", models=["a", "b", "c"])
     (row,) = found.prompts
     assert isinstance(row.results["b"], InvalidRequestError)
     assert row.agreement.exact
-    assert not found.exact
-    assert not found.json
+    assert (found.exact, found.json) == (False, False)
     assert llm.compare("t", "?", models=["a", "b"]).prompts[0].agreement is None
     assert [(one.answered, one.failed) for one in found.totals] == [(1, 0), (0, 1), (1, 0)]
 
 
 def test_several_prompts_have_a_row_each(llm: FakeLLM) -> None:
-    """Each prompt of a list is asked, and totals cover all; a list of messages is one prompt."""
     llm.reply(lambda call: f"re: {call.prompt}")
     llm.reply("another", model="b", prompt="two")
     turns = [{"role": "user", "content": "one"}]
@@ -124,26 +107,21 @@ def test_validity_is_a_share_of_the_answers_with_a_schema(llm: FakeLLM) -> None:
     assert llm.compare("t", "?", models=["a"]).totals[0].valid is None
 
 
-WRONG: list[tuple[str, Any, type[LLMError]]] = [
-    ("models", ["a", "bb"], ConfigError),
-    ("models", [], InvalidRequestError),
-    ("models", "a", InvalidRequestError),
-    ("models", ["a", "a"], InvalidRequestError),
-    ("models", ["a", 3], InvalidRequestError),
-    ("prompt", [], InvalidRequestError),
-    ("prompt", 3, InvalidRequestError),
-    ("task", "unknown", ConfigError),
-    ("concurrency", 0, InvalidRequestError),
-    ("max_tokens", 0, InvalidRequestError),
+WRONG: list[tuple[str, Any, str]] = [
+    ("models", ["a", "bb"], "bb"),
+    ("models", [], "models"),
+    ("models", "a", "models"),
+    ("models", ["a", "a"], "models"),
+    ("models", ["a", 3], "models"),
+    ("prompt", [], "prompt"),
+    ("prompt", 3, "prompt"),
+    ("concurrency", 0, "concurrency"),
 ]
 
 
-@pytest.mark.parametrize(("name", "given", "kind"), WRONG)
-def test_a_wrong_argument_is_refused_before_anything_is_sent(
-    llm: FakeLLM, name: str, given: Any, kind: type[LLMError]
-) -> None:
-    """A wrong argument is an error of the call, not of one model."""
-    with pytest.raises(kind, match="bb" if given == ["a", "bb"] else name):
+@pytest.mark.parametrize(("name", "given", "named"), WRONG)
+def test_a_wrong_argument_is_refused_before_anything_is_sent(llm: FakeLLM, name: str, given: Any, named: str) -> None:
+    with pytest.raises((ConfigError, InvalidRequestError), match=named):
         llm.compare(**{"task": "t", "prompt": "?", "models": ["a", "b"], name: given})
     assert llm.calls == []
 
@@ -161,7 +139,6 @@ NORMALISED = [
 
 @pytest.mark.parametrize(("one", "other", "same"), NORMALISED)
 def test_texts_are_compared_without_their_form(one: str, other: str, same: bool) -> None:
-    """Case, white space and punctuation are ignored; words, signs and numbers are compared."""
     assert (normalised(one) == normalised(other)) is same
 
 
@@ -170,7 +147,6 @@ FIELDS: list[tuple[list[str], bool | None, tuple[str, ...], tuple[str, ...]]] = 
     (['{"a": 1, "b": 2}', '{"a": 1, "b": 3}'], False, ("$.a",), ("$.b",)),
     (['{"a": 1}', '{"a": 1, "b": null}'], False, ("$.a",), ("$.b",)),
     (['{"a": 1}', '{"a": true}'], False, (), ("$.a",)),
-    (['{"a": 1}', '{"a": "1"}'], False, (), ("$.a",)),
     (['{"a": []}', '{"a": {}}'], False, (), ("$.a",)),
     (["[1]", "[1, 2]"], False, ("$[0]",), ("$[1]",)),
     (['```json\n{"a": 1}\n```', '{"a": 1}'], True, ("$.a",), ()),
@@ -182,7 +158,6 @@ FIELDS: list[tuple[list[str], bool | None, tuple[str, ...], tuple[str, ...]]] = 
 def test_json_agrees_field_by_field(
     texts: list[str], json_agrees: bool | None, same: tuple[str, ...], different: tuple[str, ...]
 ) -> None:
-    """Paths list the values that are the same and those that differ, however the JSON is written."""
     found = agreement_of([_answer(text) for text in texts])
     assert (found.json, found.same, found.different) == (json_agrees, same, different)
 
@@ -190,30 +165,26 @@ def test_json_agrees_field_by_field(
 @pytest.fixture
 def every_wire(embedded_server: Endpoint, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LLMManager]:
     """A manager that reaches the same weights over each wire of one real server, and as `embedded/`."""
-    store = ModelStore()
+    store, base = ModelStore(), embedded_server.api_base
     store.folder.parent.mkdir(parents=True)
     stored(store, tiny_gguf)
     monkeypatch.setenv("SERVER_TOKEN", embedded_server.token)
-    base = embedded_server.api_base
+    served = {"api_key_env": "SERVER_TOKEN", "context_window": 4096, "max_output": 1024}
     with WireProxy(base) as azure:
-        rows: dict[str, dict[str, Any]] = {
-            "openai": {"model": f"openai/{TINY}", "api_base": base},
-            "anthropic": {"model": f"anthropic/{TINY}", "api_base": base.removesuffix("/v1")},
-            "azure": {"model": f"azure/{TINY}", "api_base": azure.url, "api_version": "2024-10-21"},
-            "azure-v1": {"model": f"azure/{TINY}", "api_base": azure.url, "api_version": "v1"},
+        models: dict[str, dict[str, Any]] = {
+            "openai": {"model": f"openai/{TINY}", "api_base": base, **served},
+            "anthropic": {"model": f"anthropic/{TINY}", "api_base": base.removesuffix("/v1"), **served},
+            "azure": {"model": f"azure/{TINY}", "api_base": azure.url, "api_version": "2024-10-21", **served},
+            "azure-v1": {"model": f"azure/{TINY}", "api_base": azure.url, "api_version": "v1", **served},
+            "embedded": {"model": f"embedded/{TINY}"},
         }
-        served = {"api_key_env": "SERVER_TOKEN", "context_window": 4096, "max_output": 1024}
-        models = {name: {**row, **served} for name, row in rows.items()} | {"embedded": {"model": f"embedded/{TINY}"}}
-        settings = {"models": list(models), "max_tokens": 400, "temperature": 0, "cache": "off"}
-        with LLMManager(config=LLMConfig.model_validate({"models": models, "tasks": {"t": settings}})) as llm:
+        with LLMManager(config=config(models, max_tokens=400, temperature=0)) as llm:
             yield llm
 
 
 def test_the_same_weights_agree_behind_every_wire(every_wire: LLMManager) -> None:
-    """The same weights give the same text over the OpenAI, Anthropic and both Azure wires, and as `embedded/`."""
-    names = ["openai", "anthropic", "azure", "azure-v1", "embedded"]
-    found = every_wire.compare("t", ["list files", "What is a test plan?"], models=names, concurrency=2)
+    prompts = ["list files", "What is a test plan?"]
+    found = every_wire.compare("t", prompts, models=list(every_wire.config.models), concurrency=2)
     assert [error for row in found.prompts for error in row.results.values() if isinstance(error, LLMError)] == []
-    assert found.exact
-    assert found.normalised
+    assert (found.exact, found.normalised) == (True, True)
     assert len({row.results["openai"].text for row in found.prompts}) > 1  # type: ignore[union-attr]

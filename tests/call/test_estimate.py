@@ -35,18 +35,21 @@ def llm(server: Api) -> Iterator[LLMManager]:
 
 
 def test_it_sums_each_model_and_the_route(llm: LLMManager, server: Api) -> None:
-    """The numbers are those of `route` for each prompt, and nothing is sent."""
-    server.asked.clear()
+    """A sum with an unknown price is unknown."""
     prompts = ["one", "two and more", "three"]
     found = llm.estimate("t", prompts)
     routes = [llm.route("t", prompt) for prompt in prompts]
     for place, one in enumerate(found.models):
+        kept = [route.kept[place] for route in routes]
         assert one.model == "ab"[place]
-        assert one.cost == sum(route.kept[place].est_cost or 0 for route in routes)
-        assert one.worst_cost == sum(route.kept[place].worst_cost or 0 for route in routes)
-        assert one.tokens == sum(route.kept[place].est_tokens or 0 for route in routes)
+        assert one.cost == sum(candidate.est_cost or 0 for candidate in kept)
+        assert one.worst_cost == sum(candidate.worst_cost or 0 for candidate in kept)
+        assert one.tokens == sum(candidate.est_tokens or 0 for candidate in kept)
     assert (found.route.cost, found.route.first, found.models[1].first) == (found.models[0].cost, 3, 0)
     assert (found.prompts, found.cached, found.refused, found.left, found.fits) == (3, 0, 0, None, True)
+    with manager({"a": model("openai", server, price=None, model="openai/no-such-model")}) as unpriced:
+        found = unpriced.estimate("t", ["x"])
+    assert (found.route.cost, found.models[0].worst_cost, found.route.first) == (None, None, 1)
     assert server.asked == []
 
 
@@ -63,7 +66,6 @@ def test_stored_and_repeated_prompts_cost_nothing(llm: LLMManager) -> None:
 
 
 def test_what_cannot_be_asked_is_refused(llm: LLMManager) -> None:
-    """Empty prompts and prompts that fit no window count as refused, each time."""
     found = llm.estimate("t", ["", "x " * 20_000, "x " * 20_000, "fine"])
     assert (found.prompts, found.cached, found.refused, found.route.first) == (4, 0, 3, 1)
     assert "window too small" in found.models[0].reason
@@ -75,7 +77,6 @@ def test_what_cannot_be_asked_is_refused(llm: LLMManager) -> None:
     ("prompt", "options"), [("", {}), ("x " * 20_000, {}), ("new", {"cache": "only"}), ("a", {"max_cost": 0})]
 )
 def test_a_refused_prompt_has_the_error_of_its_call(llm: LLMManager, prompt: str, options: Any) -> None:
-    """The error has the class and message that `complete` raises."""
     found = llm.estimate("t", [prompt], **options)
     with pytest.raises(LLMError) as raised:
         llm.complete("t", prompt, **options)
@@ -84,13 +85,9 @@ def test_a_refused_prompt_has_the_error_of_its_call(llm: LLMManager, prompt: str
 
 
 def test_a_wrong_argument_is_an_error(llm: LLMManager) -> None:
-    """The error is the same as for `batch`."""
-    with pytest.raises(InvalidRequestError):
-        llm.estimate("t", "one prompt")
-    with pytest.raises(InvalidRequestError):
-        llm.estimate("t", ["x"], max_tokens=0)
-    with pytest.raises(UnknownTaskError):
-        llm.estimate("no such task", [])
+    for task, prompts, options in (("t", "one prompt", {}), ("t", ["x"], {"max_tokens": 0}), ("unknown", [], {})):
+        with pytest.raises((InvalidRequestError, UnknownTaskError)):
+            llm.estimate(task, prompts, **options)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +99,6 @@ def test_a_wrong_argument_is_an_error(llm: LLMManager) -> None:
     ],
 )
 def test_it_says_what_the_budget_leaves(server: Api, limits: dict[str, str], fits: bool, limit: str) -> None:
-    """Only limits over many calls count; a limit of a single call is not shown."""
     with manager({"a": model("openai", server)}, budget=limits, max_tokens=20) as llm:
         spent = llm.complete("t", "first").cost or Decimal(0)
         found = llm.estimate("t", (f"prompt {number}" for number in range(20)))
@@ -110,16 +106,7 @@ def test_it_says_what_the_budget_leaves(server: Api, limits: dict[str, str], fit
     assert found.left == (Decimal(limits[limit.removeprefix("budget.")]) - spent if limit else None)
 
 
-def test_an_unknown_price_is_not_zero(server: Api) -> None:
-    """The costs of model and route are unknown."""
-    unpriced = model("openai", server, price=None, model="openai/no-such-model")
-    with manager({"a": unpriced}) as llm:
-        found = llm.estimate("t", ["x"])
-    assert (found.route.cost, found.models[0].worst_cost, found.route.first) == (None, None, 1)
-
-
 def test_the_batch_then_costs_what_was_estimated(llm: LLMManager, server: Api) -> None:
-    """The estimate is within 10 % of the cost, once a few answers were seen."""
 
     def answer(exchange: Exchange) -> None:
         text = exchange.request.body["messages"][-1]["content"]
@@ -136,7 +123,6 @@ def test_the_batch_then_costs_what_was_estimated(llm: LLMManager, server: Api) -
 
 
 def test_prompts_are_not_kept(llm: LLMManager) -> None:
-    """Prompts and their results are not stored: a generator of many long ones takes little memory."""
 
     def prompts(many: int) -> Iterator[str]:
         return (f"{number} {'word ' * 4000}" for number in range(many))
@@ -153,7 +139,7 @@ def test_prompts_are_not_kept(llm: LLMManager) -> None:
 
 
 async def test_the_async_form_is_the_same(llm: LLMManager) -> None:
-    """The result is the same, and the event loop runs on: prompts are read in another thread."""
+    """The event loop goes on: prompts are read in another thread."""
     readers = set()
 
     def prompts() -> Iterator[str]:

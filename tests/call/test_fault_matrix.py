@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import socket
 import threading
 import time
@@ -10,16 +11,17 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import faults
 import pytest
 from fault_server import refused
 from fault_table import FAULTS, HANGS, STREAMS, Fault, cells
-from manager_kit import Api, Make, booked, manager, model
+from manager_kit import Api, Make, ask, booked, manager, model
 
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.errors import Verdict
-from testronaut_llm.local.local_provider import Endpoint
+from testronaut_llm.local.local_provider import EmbeddedRunner, Endpoint
 from testronaut_llm.routing import retry as fallback
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
@@ -30,25 +32,9 @@ _BUDGETS = itertools.count()
 LOCAL = ("ollama", "embedded")
 
 
-class _Served:
-    """Replaces the embedded runner: the fault server answers in place of its child process."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def endpoint(self, *_: Any, **__: Any) -> Endpoint:
-        return Endpoint(api_base=f"{self.url}/v1", token="token")
-
-    def crash(self, _: str) -> None:
-        """Does nothing; the child continues."""
-
-    def close(self) -> None:
-        """Does nothing; there is nothing to end."""
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with one ledger and one cache for all cells; each has its own budget and prompt."""
+    """A home for all cells; each has its own budget and prompt."""
     return tmp_path_factory.mktemp("matrix")
 
 
@@ -59,9 +45,9 @@ def _surroundings(_own_folders: None, home: Path, monkeypatch: pytest.MonkeyPatc
     def look_up(host: Any, *arguments: Any, **named: Any) -> Any:
         if str(host).rstrip("'").endswith("llm.invalid"):
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return ask(host, *arguments, **named)
+        return real(host, *arguments, **named)
 
-    ask = socket.getaddrinfo
+    real = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.setattr(fallback, "FIRST_WAIT", 0.002)
     monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(home))
@@ -87,7 +73,9 @@ def _managed(api: Make, fault: Fault, name: str, wire: str) -> tuple[LLMManager,
     budget = {"scope": f"matrix {next(_BUDGETS)}", "per_call": 1, "per_day": 5}
     made = manager(models, budget=budget, **task)
     if wire == "embedded":
-        made._caller.services.local.runner = _Served(url)
+        runner = made._caller.services.local.runner = Mock(EmbeddedRunner)  # the fault server is its child process
+        runner.endpoint.return_value = Endpoint(api_base=f"{url}/v1", token="token")
+        runner.crash.return_value = None
     return made, a, b, elsewhere
 
 
@@ -95,18 +83,16 @@ async def _asked(llm: LLMManager, mode: str, prompt: str) -> tuple[str, Any, err
     """The pieces that the caller saw, the answer and the error."""
     pieces: list[str] = []
     try:
-        if mode == "complete":
-            return "", llm.complete("t", prompt), None
-        if mode == "acomplete":
-            return "", await llm.acomplete("t", prompt), None
         if mode == "stream":
             with llm.stream("t", prompt) as stream:
                 pieces.extend(stream)
                 return "".join(pieces), stream.answer, None
-        async with llm.astream("t", prompt) as astream:
-            async for piece in astream:
-                pieces += [piece]
-            return "".join(pieces), astream.answer, None
+        if mode == "astream":
+            async with llm.astream("t", prompt) as astream:
+                async for piece in astream:
+                    pieces += [piece]
+                return "".join(pieces), astream.answer, None
+        return "", await ask(llm, mode, prompt), None
     except errors.LLMError as error:
         return "".join(pieces), None, error
 
@@ -134,6 +120,8 @@ async def test_every_fault_on_every_wire(api: Make, name: str, wire: str, mode: 
         assert first is not None
         assert type(first) in fault.classes(wire, mode)
         assert not name.isdigit() or first.status == int(name)
+        unpickled = pickle.loads(pickle.dumps(error or first))
+        assert repr((unpickled, vars(unpickled))) == repr((error or first, vars(error or first)))
         assert name != "redirect" or "api_base" in str(first)
         if name == "refused" and wire not in LOCAL:
             assert str(llm.config.models["a"].api_base).removesuffix("/v1") in str(first)

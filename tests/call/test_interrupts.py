@@ -23,7 +23,6 @@ pytestmark = pytest.mark.usefixtures("provider_keys")
 
 WIRES = ("openai", "anthropic", "ollama")
 SOON = 0.4
-both = pytest.mark.parametrize("stream", [False, True])
 
 
 def dripping_headers(exchange: Exchange) -> None:
@@ -69,7 +68,6 @@ async def test_a_deadline_ends_a_call_with_any_server(api: Make, wire: str, slow
 
 
 def test_a_wait_longer_than_the_deadline_is_not_begun(api: Make) -> None:
-    """If the server asks for a longer wait than the deadline allows, the call fails at once."""
     a = api("a", faults.error("rate_limit", retry_after="30"))
     with managed(a) as llm, pytest.raises(errors.AllModelsFailedError) as caught:
         llm.complete("t", "hi", deadline=5)
@@ -77,69 +75,68 @@ def test_a_wait_longer_than_the_deadline_is_not_begun(api: Make) -> None:
     assert len(a.asked) == 1
 
 
-@both
-def test_ctrl_c_ends_a_request(api: Make, stream: bool) -> None:
-    """KeyboardInterrupt reaches the caller at once, and the request is settled at its worst case."""
-    a, main = api("a", faults.stalled_stream if stream else faults.silent), threading.get_ident()
+def interrupted(llm: LLMManager, mode: str, begin: Callable[[Callable[[], object]], object]) -> bool:
+    """True if Ctrl-C or cancellation, for which `begin` gets a function, ended a call."""
 
-    def interrupt() -> None:
-        assert eventually(lambda: bool(a.asked))
-        time.sleep(0.05)
-        signal.pthread_kill(main, signal.SIGINT)
+    async def cancelled() -> bool:
+        loop, task = asyncio.get_running_loop(), asyncio.create_task(ask(llm, mode))
+        begin(lambda: loop.call_soon_threadsafe(task.cancel))
+        await asyncio.wait([task])
+        return task.cancelled()
 
-    with managed(a) as llm, ThreadPoolExecutor(1) as pool:
-        pool.submit(interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            list(llm.stream("t", "hi")) if stream else llm.complete("t", "hi")
-        check(llm)
-        assert booked(llm)[2] > 0
+    if mode.startswith("a"):
+        return asyncio.run(cancelled())
+    main = threading.get_ident()
+    begin(lambda: signal.pthread_kill(main, signal.SIGINT))
+    try:
+        list(llm.stream("t", "hi")) if mode == "stream" else llm.complete("t", "hi")
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
-@both
-async def test_cancelling_a_task_closes_its_connection(api: Make, stream: bool) -> None:
-    """A cancelled task ends at once, and its connection is closed."""
+@pytest.mark.parametrize("mode", MODES)
+def test_an_interrupted_request_is_settled_at_its_worst_case_and_its_connection_is_closed(api: Make, mode: str) -> None:
     hung_up = threading.Event()
 
     def watched(exchange: Exchange) -> None:
         try:
-            (faults.stalled_stream if stream else faults.silent)(exchange)
+            (faults.stalled_stream if "stream" in mode else faults.silent)(exchange)
         except OSError:
             hung_up.set()
             raise
 
+    def soon(interrupt: Callable[[], object]) -> None:
+        assert eventually(lambda: bool(a.asked))
+        time.sleep(0.05)
+        interrupt()
+
     a = api("a", watched)
-    async with managed(a) as llm:
-        task = asyncio.create_task(ask(llm, "astream" if stream else "acomplete"))
-        assert await asyncio.to_thread(eventually, lambda: bool(a.asked))
-        await asyncio.sleep(0.05)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+    with managed(a) as llm, ThreadPoolExecutor(1) as pool:
+        assert interrupted(llm, mode, lambda interrupt: pool.submit(soon, interrupt))
         check(llm)
-        assert await asyncio.to_thread(hung_up.wait, 20)
+        assert booked(llm)[2] > 0
+        assert hung_up.wait(20)
 
 
-@pytest.mark.parametrize("good", [True, False])
-def test_an_answer_is_settled_before_accept_sees_it(api: Make, good: bool) -> None:
+def test_an_answer_is_settled_before_accept_sees_it(api: Make) -> None:
     """`accept` may spend what the worst case had reserved, and an answer is paid once, with any result."""
     seen: list[Any] = []
 
     def accept(_: Answer[Any]) -> bool:
         seen.append(booked(llm))
-        return good
+        return len(seen) == 1
 
     with managed(api("a", faults.good())) as llm:
-        if good:
-            llm.complete("t", "hi", accept=accept)
-        else:
-            with pytest.raises(errors.AllModelsFailedError):
-                llm.complete("t", "hi", accept=accept)
-        check(llm)
+        assert llm.complete("t", "hi", accept=accept).text
         assert seen == [booked(llm)]
+        with pytest.raises(errors.AllModelsFailedError):
+            llm.complete("t", "hi", accept=accept)
+        assert seen[1:] == [booked(llm)]
+        check(llm, attempts=2)
 
 
 def test_closing_the_manager_ends_the_calls_of_other_threads(api: Make) -> None:
-    """They raise an error that gives the reason, and sent requests are settled."""
     a = api("a", faults.silent)
     llm = managed(a, timeout=60)
     with ThreadPoolExecutor(1) as pool:
@@ -176,7 +173,6 @@ def test_closing_a_stream_that_has_arrived_harms_no_other_call(api: Make, wire: 
 
 
 def test_calls_that_time_out_leave_no_descriptors(api: Make) -> None:
-    """Four calls that time out leave as many open files as one."""
     counts: list[int] = []
     with managed(api("a", faults.silent), retries=0) as llm:
         for number in range(4):  # a fifth failure would start a cooldown
@@ -203,7 +199,7 @@ class Halt:
     """Stops a call at one of its steps, counting from the first, until it is cancelled."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, interrupt: Callable[[], object]) -> None:
-        self.left, self.interrupt, self.happened = at, interrupt, False
+        self.left, self.interrupt = at, interrupt
         for name in ("_turn", "_reply", "_judged"):
             monkeypatch.setattr(call._Attempts, name, self._before(getattr(call._Attempts, name)))
         monkeypatch.setattr(call, "when_free", self._before(call.when_free))
@@ -226,7 +222,6 @@ class Halt:
     async def _pass(self) -> None:
         self.left -= 1
         if self.left == -1:
-            self.happened = True
             self.interrupt()
             await asyncio.sleep(60)
 
@@ -235,24 +230,9 @@ class Halt:
 @pytest.mark.parametrize("step", STEPS)
 def test_an_interrupt_at_each_step(llm: LLMManager, monkeypatch: pytest.MonkeyPatch, step: int, mode: str) -> None:
     """After Ctrl-C or cancellation at any step nothing is open, and the next call is answered at once."""
-    main = threading.get_ident()
-
-    async def cancelled() -> bool:
-        loop, task = asyncio.get_running_loop(), asyncio.create_task(ask(llm, mode))
-        halt = Halt(patch, step, lambda: loop.call_soon_threadsafe(task.cancel))
-        await asyncio.wait([task])
-        return halt.happened == task.cancelled() and halt.happened == (step < STEPS[-1])
-
     with monkeypatch.context() as patch:
-        if mode.startswith("a"):
-            assert asyncio.run(cancelled())
-        else:
-            halt = Halt(patch, step, lambda: signal.pthread_kill(main, signal.SIGINT))
-            try:
-                list(llm.stream("t", "hi")) if mode == "stream" else llm.complete("t", "hi")
-            except KeyboardInterrupt:
-                assert halt.happened
-            assert halt.happened == (step < STEPS[-1])  # at the last number, no step is left
+        ended = interrupted(llm, mode, lambda interrupt: Halt(patch, step, interrupt))
+    assert ended is (step < STEPS[-1])  # at the last number, no step is left
     assert is_idle(llm)
     assert booked(llm)[1] == 0
     assert llm.complete("t", "hi", deadline=9).text == "fine"

@@ -48,7 +48,6 @@ def test_each_field_of_a_call_is_listed() -> None:
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_another_value_is_another_key(name: str) -> None:
-    """Calls that differ in a field of the key never share a stored answer."""
     call = build_call(TaskConfig(name="t", models=("m",)), "hi")
     other = replace(call, **{name: COUNTS[name]})
     assert parts_of(call, call.texts) != parts_of(other, other.texts) != ()

@@ -22,7 +22,7 @@ def loop_threads() -> Callable[[], int]:
 
 
 def test_one_thread_starts_with_the_first_call_and_ends_with_its_manager(loop_threads: Callable[[], int]) -> None:
-    """It serves all calls until `close`, after which a call starts another; that one ends if its manager is dropped."""
+    """After `close` a call starts another, which ends if its manager is dropped."""
     llm = FakeLLM()
     llm.reply("x")
     counts = [loop_threads()]
@@ -39,7 +39,6 @@ def test_one_thread_starts_with_the_first_call_and_ends_with_its_manager(loop_th
 
 
 def test_system_exit_reaches_the_caller() -> None:
-    """SystemExit of the caller's code is raised to the caller, and the event loop goes on."""
 
     def leave(_: object) -> bool:
         raise SystemExit(3)

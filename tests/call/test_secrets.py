@@ -55,7 +55,6 @@ WAYS += [("anthropic", "complete"), ("ollama", "complete"), ("ollama", "embed")]
 
 @pytest.mark.parametrize(("wire", "mode"), WAYS)
 async def test_no_planted_secret_reaches_a_server(api: Make, wire: str, mode: str) -> None:
-    """None of 500 secrets is sent in a prompt or a system text; the answers hold them again."""
     a, found = api("a", faults.good(vectors=((0.5, 0.25),)) if mode == "embed" else repeat), planted()
     assert len({secret for one in found for secret in one.secrets}) == 500
     every = found if mode == "batch" else found[:34]  # a secret of each kind
@@ -75,17 +74,17 @@ async def test_no_planted_secret_reaches_a_server(api: Make, wire: str, mode: st
     assert leaked([*(one for each in every for one in each.secrets), TOKEN], [one.raw for one in a.asked]) == []
 
 
+MANUALS = ("--password=<password> database1", "usage: <password> <file1name>", "password > hunter2x")
+
+
 def test_what_is_no_secret_is_sent_unchanged() -> None:
     """At most 1 % of texts without secrets are changed, with or without digests, UUIDs and pictures in them."""
-    for each in (texts(), harmless()):
-        touched = [text for text in each if masked([text])[1].count]
-        assert len(touched) <= len(each) / 100, [
-            text[start:end] for text in touched for start, end, _ in secrets_in(text)
-        ]
+    for each in (texts(), harmless(), MANUALS):
+        found = [[text[start:end] for start, end, _ in secrets_in(text)] for text in each]
+        assert sum(map(bool, found)) <= len(found) / 100, found
 
 
 def test_the_same_secret_has_one_placeholder_and_the_callers_own_words_stay() -> None:
-    """Placeholders are numbered in order; numbers that the prompt contains are not used."""
     prompts = [f"{TOKEN} and {OTHER}, {TOKEN}", f"<secret-2> password='{OTHER}'"]
     hidden, masking = masked(prompts)
     assert hidden == ("<secret-1> and <secret-3>, <secret-1>", "<secret-2> password='<secret-3>'")
@@ -94,17 +93,18 @@ def test_the_same_secret_has_one_placeholder_and_the_callers_own_words_stay() ->
 
 
 def test_values_of_secret_variables_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The value of a variable with a secret name is masked, without blanks around it; short ones and others are not."""
-    variables = {"DEPLOY_PASSWORD": "correct horse", "MY_TOKEN": "short", "MY_PLACE": "some other",
-                 "A_TOKEN": " padded words\n", "B_TOKEN": " " * 12}  # fmt: skip
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    sent = masked([f"correct horse, short, some other, padded words{' ' * 20}."])[0]
-    assert sent == (f"<secret-1>, short, some other, <secret-2>{' ' * 20}.",)
+    """The end of a name counts as a word; values are stripped, and short ones are not masked."""
+    names = ("MY_API_KEY", "TOKEN_2", "DB_PASS", "MYSQL_PWD", "ADMIN_PASSWORD")
+    secret, others = ([f"value of {name}" for name in each] for each in (names, ("MY_COMPASS", "OLDPWD", "MY_PLACE")))
+    for value in (*secret, *others):
+        monkeypatch.setenv(value.removeprefix("value of "), f" {value}\n")
+    monkeypatch.setenv("A_TOKEN", "short")
+    monkeypatch.setenv("B_TOKEN", " " * 12)
+    plain = (f"short{' ' * 20}", *others)
+    assert masked([*plain, *secret])[0] == (*plain, *(f"<secret-{number}>" for number in range(1, 6)))
 
 
 def test_a_variable_counts_as_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new value, another name and a deleted variable apply at once."""
     text = "first value, second value"
     for name, value, sent in (
         ("A_TOKEN", "first value", "<secret-1>, second value"),
@@ -135,7 +135,6 @@ WRITTEN: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("value", ['multi/line"tok-\n99', "plain-tok-???>>>"])
 @pytest.mark.parametrize("form", WRITTEN)
 def test_a_variable_is_found_however_it_is_written(monkeypatch: pytest.MonkeyPatch, form: str, value: str) -> None:
-    """A value is found in several forms at once, and each form is restored unchanged."""
     monkeypatch.setenv("MY_TOKEN", value)
     written = WRITTEN[form](value)
     text = f"raw {value} and {written}"
@@ -151,27 +150,16 @@ NAMED = (
     "<db:apiKey>{}</db:apiKey>",
     ":password => '{}'",
     '"secret"=>"{}",',
-    "secret_key => {}\n",
 )
 
 
 @pytest.mark.parametrize("text", NAMED)
 def test_a_named_value_is_found_as_logs_xml_and_hashes_write_it(text: str) -> None:
-    """The value behind a name such as `password` is masked, in each syntax."""
     assert masked([text.replace("{}", "hunter2hunter2")])[0] == (text.replace("{}", "<secret-1>"),)
-
-
-@pytest.mark.parametrize(
-    "text", ["--password=<password> database1", "usage: <password> <file1name>", "password > hunter2x"]
-)
-def test_a_placeholder_of_a_manual_is_not_masked(text: str) -> None:
-    """It stands for a secret, and is none."""
-    assert masked([text])[0] == (text,)
 
 
 @given(st.lists(st.integers(1, 12), min_size=1), st.text("<secrt-12> x", max_size=40))
 def test_a_stream_restores_a_placeholder_wherever_it_is_cut(sizes: list[int], noise: str) -> None:
-    """The pieces together are the restored text; at most the start of a placeholder is held back."""
     masking = Masking({"<secret-1>": "one", "<secret-12>": "twelve"}, 2)
     text, pieces, said, at = f"a<secret-1>{noise}<secret-12>{noise}", Pieces(masking, as_json=False), "", 0
     while at < len(text):
@@ -187,15 +175,14 @@ class Found(BaseModel):
     key: str
 
 
-@pytest.mark.parametrize("mode", ["complete", "astream"])
-async def test_parsed_text_and_accept_get_the_originals(api: Make, mode: str) -> None:
-    """The schema is checked with the real secret, which is escaped inside JSON."""
-    a = api("a", faults.good(json.dumps({"token": "<secret-1>", "key": "<secret-2>"}), pieces=15))
+@pytest.mark.parametrize(("mode", "second"), [("complete", r"\u003csecret-2\u003E"), ("astream", "<secret-2>")])
+async def test_parsed_text_and_accept_get_the_originals(api: Make, mode: str, second: str) -> None:
+    """Some models write `<` and `>` as escapes."""
+    a = api("a", faults.good(f'{{"token": "<secret-1>", "key": "{second}"}}', pieces=15))
     seen: list[Any] = []
     async with manager({"m": remote("openai", a)}) as llm:
-        answer = await ask(
-            llm, mode, f"{TOKEN}\n{KEY_FILE}", schema=Found, accept=lambda one: bool(seen.append(one) or True)
-        )
+        prompt = f"{TOKEN}\n{KEY_FILE}"
+        answer = await ask(llm, mode, prompt, schema=Found, accept=lambda one: bool(seen.append(one) or True))
     assert answer.parsed == Found(token=TOKEN, key=KEY_FILE)
     assert json.loads(answer.text) == {"token": TOKEN, "key": KEY_FILE}
     assert (seen[0].text, answer.masked) == (answer.text, 2)
@@ -203,7 +190,6 @@ async def test_parsed_text_and_accept_get_the_originals(api: Make, mode: str) ->
 
 @pytest.mark.parametrize("mode", ["complete", "astream"])
 async def test_another_secret_hits_the_same_entry(api: Make, tmp_path: Path, mode: str) -> None:
-    """The cache and the log hold placeholders; each caller gets their own secret."""
     a, log = api("a", repeat), tmp_path / "events.jsonl"
     settings = config({"m": remote("openai", a)}, cache="use")
     settings = settings.model_copy(update={"log": LogConfig(file=str(log), content=True)})
@@ -219,7 +205,6 @@ async def test_another_secret_hits_the_same_entry(api: Make, tmp_path: Path, mod
 
 
 async def test_equal_texts_to_embed_share_a_vector(api: Make) -> None:
-    """Texts that differ only in a secret have one vector, in any order."""
     a = api("a", faults.good(vectors=((0.5, 0.25),)))
     async with manager({"m": remote("openai", a)}, cache="use") as llm:
         both = llm.embed("t", [f"log in with {TOKEN}", f"log in with {OTHER}"])
@@ -251,7 +236,6 @@ async def test_a_local_model_sees_the_originals_and_the_next_does_not(api: Make)
 async def test_the_setting_of_the_task_goes_before_that_of_the_file(
     api: Make, task: Any, file: Any, sent: dict[str, str]
 ) -> None:
-    """Without a setting, local models get secrets and others do not; a setting holds for all."""
     asked = {"near": api("near", repeat), "far": api("far", repeat)}
     rows = {"near": model("ollama", asked["near"]), "far": remote("openai", asked["far"])}
     settings = config(rows, secrets=task).model_copy(update={"secrets": file})
@@ -265,16 +249,18 @@ async def test_the_setting_of_the_task_goes_before_that_of_the_file(
         ]
 
 
-@pytest.mark.parametrize("mode", ["complete", "astream", "embed", "classify", "route", "batch"])
+@pytest.mark.parametrize("mode", ["complete", "astream", "aembed", "aclassify", "batch"])
 async def test_refuse_names_kind_and_place_and_never_the_value(api: Make, mode: str) -> None:
-    """Nothing is sent, and the error holds no secret."""
     a, prompt = api("a", faults.good()), f"first line\ntoken {TOKEN}"
+    labels = [["yes", "no"]] if mode == "aclassify" else []
     async with manager({"m": remote("openai", a)}, secrets="refuse") as llm:
+        with pytest.raises(SecretInPromptError):
+            llm.route("t", prompt)
         if mode == "batch":
             (error,) = llm.batch("t", [prompt])
         else:
             with pytest.raises(SecretInPromptError) as raised:
-                await (ask(llm, mode, prompt) if mode in MODES else _other(llm, mode, prompt))
+                await (ask(llm, mode, prompt) if mode in MODES else getattr(llm, mode)("t", prompt, *labels))
             error = raised.value
     assert isinstance(error, SecretInPromptError)
     assert "GitHub token" in str(error)
@@ -283,42 +269,10 @@ async def test_refuse_names_kind_and_place_and_never_the_value(api: Make, mode: 
     assert a.asked == []
 
 
-async def _other(llm: LLMManager, mode: str, prompt: str) -> None:
-    labels = (["yes", "no"],) if mode == "classify" else ()
-    getattr(llm, mode)("t", prompt, *labels)
-
-
-async def test_classify_masks_secrets(api: Make) -> None:
-    """Secrets are masked in every answer of a verdict."""
-    a = api("a", faults.good('"yes"'))
-    async with manager({"m": remote("openai", a)}) as llm:
-        verdict = await llm.aclassify("t", f"Does this log hold a token? {TOKEN}", ["yes", "no"])
-    assert [answer.masked for answer in verdict.answers] == [1] * len(verdict.answers)
-    assert leaked([TOKEN], [one.raw for one in a.asked]) == []
-
-
 async def test_a_failed_answer_keeps_the_placeholders(api: Make) -> None:
-    """An error's message and text hold placeholders, so that they can be logged."""
     a = api("a", faults.good(f"<secret-1> is no JSON, nor is {OTHER}"))
     async with manager({"m": remote("openai", a)}, retries=0) as llm:
         with pytest.raises(AllModelsFailedError) as raised:
             await llm.acomplete("t", f"{TOKEN} {OTHER}", schema=Found)
     assert "<secret-1>" in str(raised.value.last)
     assert leaked([TOKEN, OTHER], [repr(raised.value).encode(), raised.value.last.text.encode()]) == []  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize("name", ["API_KEY", "TOKEN_2", "DB_PASS", "MYSQL_PWD", "ADMIN_PASSWORD"])
-def test_variables_are_secret_by_their_names(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """The end of the name counts as a word; `COMPASS` and `OLDPWD` are none."""
-    monkeypatch.setenv("MY_COMPASS", "north by west")
-    monkeypatch.setenv("OLDPWD", "/home/somebody")
-    monkeypatch.setenv(name, "correct horse")
-    assert masked(["correct horse, north by west, /home/somebody"])[0] == ("<secret-1>, north by west, /home/somebody",)
-
-
-def test_a_placeholder_that_json_escapes_is_restored() -> None:
-    """Some models write `<` and `>` as escapes."""
-    (_,), masking = masked([TOKEN])
-    assert json.loads(masking.restore('{"t": "\\u003csecret-1\\u003E <secret-2>"}', as_json=True)) == {
-        "t": f"{TOKEN} <secret-2>"
-    }

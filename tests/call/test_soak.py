@@ -1,21 +1,23 @@
-"""Many calls to servers that often fail: the ledger stays correct, and no resource grows."""
+"""Many calls to failing servers, and killed processes: ledger and files stay correct, and no resource grows."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gc
+import json
 import os
 import random
 import sys
 import threading
 from decimal import Decimal
+from pathlib import Path
 
 import faults
 import psutil
 import pytest
 from fault_server import Exchange, Reply
-from manager_kit import Make, booked, eventually, manager, model
+from manager_kit import Make, booked, eventually, manager, model, program
 
 from testronaut_llm import Answer, LLMError, LLMManager
 from testronaut_llm.routing import retry as fallback_module
@@ -73,7 +75,6 @@ def test_many_calls_to_failing_servers(api: Make) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors")
 @pytest.mark.filterwarnings("error::ResourceWarning")
 def test_nothing_piles_up_over_calls_and_event_loops(api: Make) -> None:
-    """Many sync calls, streams and event loops with one manager leave descriptors and threads unchanged."""
 
     def held() -> tuple[int, int]:
         gc.collect()
@@ -95,3 +96,17 @@ def test_nothing_piles_up_over_calls_and_event_loops(api: Make) -> None:
         most = [count + more for count, more in zip(held(), (5, 2), strict=True)]
         ask(40)
         assert eventually(lambda: all(now <= limit for now, limit in zip(held(), most, strict=True))), (held(), most)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 and fork")
+def test_a_kill_loses_nothing_that_was_finished(tmp_path: Path) -> None:
+    """After kill -9 at random moments, ledger, cache, llm.yaml, events and model index hold what was written."""
+    crashes = Path(__file__).parents[1] / "support" / "crash_program.py"
+    rounds = int(os.environ.get("SOAK_ROUNDS", "12"))
+    done = program(crashes, tmp_path, rounds, random.randrange(1 << 30), timeout=30 + 10 * rounds)
+    assert done.returncode == 0, done.stderr[-2000:]
+    finished = json.loads(done.stdout)
+    assert set(finished) == {"settled", "cached", "edited", "logged"}
+    assert min(finished.values()) >= rounds / 2

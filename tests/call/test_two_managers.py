@@ -6,6 +6,7 @@ import gc
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
 
 
 def test_an_alias_is_a_model_of_its_own_file(api: Make, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
-    """Closing one manager leaves the other's connections open; LiteLLM's worker moves between them in silence."""
+    """LiteLLM's worker moves between their event loops in silence."""
     first, second = (opened(name, model("openai", api(name, faults.good(f"from {name}")))) for name in ("a", "b"))
     for _ in range(5):
         assert (first.complete("t", "hi").text, second.complete("t", "hi").text) == ("from a", "from b")
@@ -47,22 +48,37 @@ def test_an_alias_is_a_model_of_its_own_file(api: Make, opened: Open, caplog: py
     assert [one.message for one in caplog.records if one.name == "asyncio"] == []
 
 
-def test_each_sends_its_own_key(api: Make, opened: Open, tmp_path: Path) -> None:
-    """Managers at one endpoint each send the key of their own file."""
-    a, managers = api("a", faults.good()), []
-    for length in (20, 30):
-        key = tmp_path / f"key-{length}"
-        key.write_text("k" * length)
+def test_each_reads_its_own_file_again(api: Make, opened: Open, tmp_path: Path) -> None:
+    a, b = api("a", faults.good("from a")), api("b", faults.good("from b"))
+    first, second = opened("first", model("openai", a)), opened("second", model("openai", a))
+    file = tmp_path / "first" / "llm.yaml"
+    for text in (file.read_text().replace(a.url, b.url), "tasks: [broken"):
+        file.write_text(text)
+        assert (first.complete("t", "hi").text, second.complete("t", "hi").text) == ("from b", "from a")
+    with pytest.raises(errors.ConfigError, match="one of them"):
+        LLMManager(file, config=first.config)
+
+
+def test_each_has_its_own_key_price_and_log(api: Make, opened: Open, tmp_path: Path) -> None:
+    a, managers = api("a", faults.good()), {}
+    for number, name in enumerate(("first", "second"), 1):
+        key = tmp_path / f"key of {name}"
+        key.write_text("k" * 20 * number)
         key.chmod(0o600)
-        managers.append(opened(f"with-{length}", model("openai", a, api_key_file=str(key))))
-    for manager in managers * 2:
-        manager.complete("t", "hi")
-    sent = [f"<{len('Bearer ') + length} characters>" for length in (20, 30)]
-    assert [one.headers["authorization"] for one in a.asked] == sent * 2
+        row = model("openai", a, api_key_file=str(key), price={"input": number, "output": number})
+        managers[name] = opened(name, row, log={"file": "calls.jsonl"})
+    opened("silent", model("openai", a)).complete("t", "hi")
+    costs = [llm.complete("t", "hi", metadata={"who": name}).cost for name, llm in [*managers.items()] * 2]
+    assert costs == [Decimal("0.000018"), Decimal("0.000036")] * 2
+    sent = [f"<{len('Bearer ') + length} characters>" for length in (20, 40)]
+    assert [one.headers["authorization"] for one in a.asked[1:]] == sent * 2
+    for name in managers:
+        lines = (tmp_path / name / "calls.jsonl").read_text().splitlines()
+        assert {json.loads(line)["metadata.who"] for line in lines} == {name}
+    assert not (tmp_path / "silent" / "calls.jsonl").exists()
 
 
 def test_slots_are_not_shared(api: Make, opened: Open) -> None:
-    """An open stream holds the only slot of its manager, and none of another manager."""
     a = api("a", faults.good())
     row = model("openai", a, limits={"concurrency": 1})
     first, second = opened("first", row), opened("second", row)
@@ -73,7 +89,6 @@ def test_slots_are_not_shared(api: Make, opened: Open) -> None:
 
 
 def test_cooldowns_are_not_shared(api: Make, opened: Open) -> None:
-    """A manager that saw a model fail waits out its cooldown; another one asks the model at once."""
     a = api("a", faults.error("server_error"))
     first, second = opened("first", model("openai", a)), opened("second", model("openai", a))
     for _ in range(FAILURES):
@@ -87,7 +102,6 @@ def test_cooldowns_are_not_shared(api: Make, opened: Open) -> None:
 
 
 def test_budgets_are_not_shared(api: Make, opened: Open) -> None:
-    """A spent budget does not affect the budget of another file, and each manager reports its own spend."""
     row = model("openai", api("a", faults.good()))
     first, second = (opened(name, row, task={"max_tokens": 10}, budget={"per_day": 0.0005}) for name in ("a1", "b1"))
     while first.route("t", "hi").kept:
@@ -98,31 +112,10 @@ def test_budgets_are_not_shared(api: Make, opened: Open) -> None:
     assert 0 < (second.spend().total.cost or 0) < (first.spend().total.cost or 0)
 
 
-def test_each_logs_to_its_own_file(api: Make, opened: Open, tmp_path: Path) -> None:
-    """The `log:` of a file gets the calls of its own manager only."""
-    row, log = model("openai", api("a", faults.good())), {"file": "calls.jsonl"}
-    managers = {
-        "first": opened("first", row, log=log),
-        "second": opened("second", row, log=log),
-        "silent": opened("silent", row),
-    }
-    for name, manager in managers.items():
-        manager.complete("t", "hi", metadata={"who": name})
-    for name in ("first", "second"):
-        lines = (tmp_path / name / "calls.jsonl").read_text().splitlines()
-        assert {json.loads(line)["metadata.who"] for line in lines} == {name}
-    assert not (tmp_path / "silent" / "calls.jsonl").exists()
-
-
-def test_prices_and_private_tasks_are_not_shared(api: Make, opened: Open) -> None:
-    """A call costs what its own file says, and only the file that says `private` restricts its models."""
-    a = api("a", faults.good())
-    cheap = opened("cheap", model("openai", a, price={"input": 1, "output": 1}))
-    costly = opened("costly", model("openai", a, price={"input": 100, "output": 100}))
-    private = opened("private", model("openai", a), task={"private": True})
-    one, other = cheap.complete("t", "hi"), costly.complete("t", "hi")
-    assert one.cost is not None
-    assert other.cost == one.cost * 100
+def test_only_the_file_that_says_private_restricts_its_models(api: Make, opened: Open) -> None:
+    row = model("openai", api("a", faults.good()))
+    private, free = opened("private", row, task={"private": True}), opened("free", row)
+    assert free.complete("t", "hi").text
     with pytest.raises(NoReadyModelError):
         private.complete("t", "hi")
 

@@ -1,4 +1,4 @@
-"""A program for `test_crashes.py`: `crash_program.py HOME ROUNDS SEED`.
+"""A program for `test_soak.py`: `crash_program.py HOME ROUNDS SEED`.
 
 In each round a child writes all files of the package until it gets a SIGKILL, and notes on a pipe what it finished.
 Then this process opens everything, and ends with the problems as its message.
