@@ -64,7 +64,6 @@ COUNTS = SimpleNamespace(
 def routed(
     strategy: Any, options: Sequence[Option], *, max_tokens: int = 1000, money: Money | None = None, output: Any = None
 ) -> Route:
-    """Returns the route of a call with these models."""
     call: Any = SimpleNamespace(task="cli", texts=(), messages=(), max_tokens=max_tokens, extra={}, output=output)
     scale = Scale(call=call, prices=Prices(), counter=COUNTS, money=money)  # type: ignore[arg-type]
     return plan("cli", strategy, [scale.weigh(*one) for one in options], money)
@@ -116,7 +115,6 @@ STRATEGIES: dict[str, tuple[list[Option], list[tuple[str, str]]]] = {
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_each_strategy_has_its_order_and_says_why(strategy: str) -> None:
-    """Without a budget, each strategy orders the candidates and gives each its reason."""
     options, expected = STRATEGIES[strategy]
     route = routed(strategy, options, max_tokens=100)
     assert [(one.alias, one.reason) for one in route.kept] == expected
@@ -124,7 +122,6 @@ def test_each_strategy_has_its_order_and_says_why(strategy: str) -> None:
 
 
 def test_balanced_spends_within_the_pace_of_the_budget() -> None:
-    """The best model within the pace comes first; those beyond it follow, cheapest first."""
     options = [option("best", "20", quality=9), option("good", "2", quality=7), option("cheap", "1", quality=5)]
     paces = {"0.05": ["best", "good", "cheap"], "0.005": ["good", "cheap", "best"], "-1": ["cheap", "good", "best"]}
     for pace, expected in paces.items():
@@ -152,7 +149,6 @@ OBSTACLES: list[tuple[Option, str, str | None]] = [
 
 @pytest.mark.parametrize(("dropped", "says", "problem"), OBSTACLES)
 def test_what_cannot_be_asked_is_dropped_with_its_reason(dropped: Option, says: str, problem: str | None) -> None:
-    """The task's rules count first, then readiness, then whether the call fits; unknown facts are tried."""
     fits = option("b", context_window=2100, max_output=1000)
     route = routed("cheapest", [dropped, option("c"), fits], output=SimpleNamespace())
     assert order(route) == ["c", "b"]
@@ -160,7 +156,6 @@ def test_what_cannot_be_asked_is_dropped_with_its_reason(dropped: Option, says: 
 
 
 def test_over_budget_is_judged_by_the_worst_case_and_steps_down() -> None:
-    """A model whose worst case does not fit is skipped for one that fits, and the route says so."""
     options = [option("best", "100", quality=9), option("good", "10", quality=7), option("cheap", "1", quality=5)]
     route = routed("as_listed", options, money=left("0.06"))
     assert order(route) == ["good", "cheap"]
@@ -171,14 +166,12 @@ def test_over_budget_is_judged_by_the_worst_case_and_steps_down() -> None:
 
 
 def test_a_model_is_kept_if_its_worst_case_fits() -> None:
-    """The worst case may be equal to the money left; a free model fits always, one of unknown price never."""
     options = [option("paid", "10"), option("home", "0", local=True), option("x", None)]
     for amount, kept in (("0.05", ["home", "paid"]), ("0.049", ["home"]), ("0", ["home"]), ("-3", ["home"])):
         assert order(routed("cheapest", options, money=left(amount))) == kept
 
 
 def test_stop_stops_where_local_goes_on() -> None:
-    """If only free models are left under the budget, `stop` drops them and `local` uses them."""
     options = [option("paid", "9"), option("home", "0", local=True)]
     stopped = routed("as_listed", options, max_tokens=10, money=left("0.01"))
     assert not stopped.kept
@@ -191,7 +184,6 @@ def test_stop_stops_where_local_goes_on() -> None:
 
 
 def test_warn_goes_on_and_says_so() -> None:
-    """Nothing is dropped for money, and the reason holds the warning."""
     route = routed("cheapest", [option("a", "9"), option("x", None)], money=left("0", on_exceeded="warn"))
     assert order(route) == ["a", "x"]
     warning = "over budget: worst case $0.045, and $0 is left of per_day (on_exceeded: warn)"
@@ -208,7 +200,6 @@ def test_warn_goes_on_and_says_so() -> None:
     ],
 )
 def test_nothing_left_says_why(names: str, kind: type[Exception], says: str) -> None:
-    """The error is that of budget, then windows, then readiness, with the reason of each candidate."""
     made = {
         "money": option("money", "99"),
         "window": option("window", context_window=10),
@@ -226,7 +217,6 @@ def test_nothing_left_says_why(names: str, kind: type[Exception], says: str) -> 
     [("0", "$0"), ("0.00001234", "$0.000012"), ("0.0987", "$0.099"), ("0.1", "$0.10"), ("1234.567", "$1,234.57")],
 )
 def test_money_is_written_for_people(amount: str, words: str) -> None:
-    """No exponents, and two digits of small amounts."""
     assert usd(Decimal(amount)) == words
 
 
@@ -254,7 +244,6 @@ MONEY = st.builds(
 @settings(max_examples=60)
 @given(options=OPTIONS, strategy=st.sampled_from(list(STRATEGIES)), money=st.none() | MONEY)
 def test_no_route_breaks_a_rule(options: list[Option], strategy: str, money: Money | None) -> None:
-    """Each candidate is listed once with a reason; what is kept is ready, fits, and is affordable."""
     route = routed(strategy, options, money=money)
     assert sorted(c.alias for c in route.candidates) == sorted(one.alias for one, _ in options)
     assert all(c.reason for c in route.candidates)
@@ -288,7 +277,6 @@ def weighed(*, embed: bool = False, **more: Any) -> dict[str, Candidate]:
 
 
 def test_weighing_looks_up_tokens_prices_and_windows() -> None:
-    """Each selected model gets its tokens, cost, window and dropped settings; a window that its server states wins."""
     found = weighed(schema=SimpleNamespace(schema={"type": "object"}), dropped_params=("temperature",))
     luna, qwen = found["luna"], found["qwen"]
     assert (luna.est_tokens or 0) > 13

@@ -14,7 +14,6 @@ pytestmark = pytest.mark.usefixtures("provider_keys")
 
 
 def test_a_provider_may_forbid_retries(api: Make) -> None:
-    """After `x-should-retry: false` the next model is asked at once."""
     a, b = api("a", faults.error("server_error", headers={"x-should-retry": "false"})), api("b", faults.good())
     with manager({"a": model("openai", a), "b": model("openai", b)}) as llm:
         assert llm.complete("t", "hi").model == "b"
@@ -22,7 +21,6 @@ def test_a_provider_may_forbid_retries(api: Make) -> None:
 
 
 def test_a_failure_that_passes_is_survived(api: Make) -> None:
-    """Two failures and an answer are three requests, each after the wait that was asked for."""
     later = {"retry-after-ms": "80"}
     a = api("a", faults.error("rate_limit", headers=later), faults.error("server_error", headers=later), faults.good())
     with manager({"m": model("openai", a)}, retries=2) as llm:
@@ -32,8 +30,6 @@ def test_a_failure_that_passes_is_survived(api: Make) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_programming_error_is_raised_unchanged(api: Make, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    """An error of our own code is raised unchanged, without a retry."""
-
     def broken(self: Gateway, *_: object) -> None:
         raise ZeroDivisionError
 

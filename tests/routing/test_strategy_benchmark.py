@@ -23,7 +23,6 @@ def benchmark() -> ModuleType:
 
 
 def test_the_targets_hold(benchmark: ModuleType) -> None:
-    """`cheapest` is the optimum, `balanced` reaches 95 % of the quality, and no budget is exceeded."""
     rng = random.Random(5)
     made = [benchmark.instance(rng, 0.2) for _ in range(8)]
     for one in (benchmark.measure(found, "cheapest") for found in made):

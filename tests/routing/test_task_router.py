@@ -30,7 +30,6 @@ def verdicts(found: LLMConfig, call_model: str | None = None) -> dict[str, str |
 
 
 def test_too_weak_is_excluded_with_both_numbers() -> None:
-    """`min_quality` drops a model, with its quality and the wanted one as the reason."""
     excluded = verdicts(config(min_quality=5))
     toy = excluded.pop("toy") or ""
     assert toy.startswith("too weak: quality 1, and cli_analysis wants at least 5; lower `min_quality` of the task")
@@ -38,7 +37,6 @@ def test_too_weak_is_excluded_with_both_numbers() -> None:
 
 
 def test_a_private_task_stays_on_this_machine() -> None:
-    """Only local models are kept: no cloud, no cloud tag, no LAN host unless declared local."""
     excluded = verdicts(config(private=True, models=["sonnet", "qwen", "cloudy", "proxy", "lan", "toy"]))
     assert [alias for alias, reason in excluded.items() if reason is None] == ["qwen", "lan", "toy"]
     assert excluded["sonnet"] == (
@@ -47,7 +45,6 @@ def test_a_private_task_stays_on_this_machine() -> None:
 
 
 def test_naming_a_model_overrides_min_quality_and_never_private() -> None:
-    """`model=` is the only candidate, listed or not, weak or not; a private task drops one that is not local."""
     assert verdicts(config(min_quality=9), "toy") == {"toy": None}
     assert verdicts(config(), "openai/gpt-4o") == {"openai/gpt-4o": None}
     assert "not private" in (verdicts(config(private=True), "sonnet")["sonnet"] or "")
