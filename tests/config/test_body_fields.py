@@ -29,7 +29,6 @@ EMBEDDING = ("openai", "azure", "azure v1", "ollama")
 
 @pytest.fixture(scope="module")
 def attempts() -> Iterator[Attempts]:
-    """One gateway for all tests."""
     with closing(Attempts()) as made:
         yield made
 
@@ -56,7 +55,6 @@ def asked_of(wire: str, url: str, extra: Mapping[str, Any], *, embedding: bool) 
 
 @pytest.mark.parametrize(("wire", "embedding"), [*((w, False) for w in WIRES), *((w, True) for w in EMBEDDING)])
 def test_no_key_of_extra_becomes_an_argument_of_litellm(wire: str, embedding: bool) -> None:
-    """Each name of LiteLLM's arguments is refused or sent in the body; none changes its arguments."""
     plain = arguments(asked_of(wire, "http://127.0.0.1:9", {}, embedding=embedding))
     plain.pop("extra_body", None)
     provider = target(wire, "").provider
@@ -80,7 +78,6 @@ def test_no_key_of_extra_becomes_an_argument_of_litellm(wire: str, embedding: bo
 
 @pytest.mark.parametrize("name", ["anthropic", "ollama"])
 def test_no_field_of_a_list_is_one_that_litellm_acts_upon(name: str) -> None:
-    """Fields that are passed by name are body fields for LiteLLM, too."""
     load_litellm()
     from litellm.types.utils import all_litellm_params
 
@@ -90,7 +87,6 @@ def test_no_field_of_a_list_is_one_that_litellm_acts_upon(name: str) -> None:
 
 @pytest.mark.parametrize("wire", ["openai", "azure", "azure v1"])
 def test_hostile_keys_go_nowhere_else(wire: str, attempts: Attempts) -> None:
-    """Host, key, callback, retry and mock have no effect: one request to our server, with our key, and its answer."""
     with FaultServer() as server:
         ours, evil = server.plan("ours", good("Hello.")), server.plan("evil", good("Evil."))
         there, header = f"{evil.url}/v1", {"x-evil": "1"}
@@ -129,7 +125,6 @@ def test_each_field_of_anthropic_arrives(model: str, attempts: Attempts) -> None
 
 
 def test_a_field_that_is_none_names_the_closest() -> None:
-    """An unknown field is an error before anything is sent: in `check` for a row, in the error for a call."""
     row = ModelConfig(alias="m", model="anthropic/claude-haiku-4-5", extra={"top_kk": 5})
     wrong, _, _ = readiness(row).missing.partition("; ANTHROPIC_API_KEY")
     assert wrong == "extra holds 'top_kk', not a body field of anthropic; did you mean `top_k`?"

@@ -41,7 +41,6 @@ REFUSED = (
 
 
 def test_the_shipped_schema_is_current_and_editors_find_it() -> None:
-    """`python scripts/config_schema.py` writes it; the first line of `llm.yaml` at the root leads to it."""
     jsonschema.Draft7Validator.check_schema(SCHEMA)
     assert SCHEMA_FILE.read_text("utf-8") == schema_text()
     first = (ROOT / "llm.yaml").read_text("utf-8").splitlines()[0]
@@ -50,7 +49,6 @@ def test_the_shipped_schema_is_current_and_editors_find_it() -> None:
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_field_has_a_sentence(section: type[BaseModel]) -> None:
-    """Each field has a description for the reference page and for editors."""
     told, keys = descriptions(section), keys_of(section)
     assert all(told[key].endswith((".", "?", ")")) and told[key][0] in told[key][0].upper() + "`" for key in keys)
     properties = SCHEMA["$defs"].get(section.__name__, SCHEMA)["properties"]
@@ -58,7 +56,6 @@ def test_every_field_has_a_sentence(section: type[BaseModel]) -> None:
 
 
 def test_the_schema_agrees_with_the_classes() -> None:
-    """It accepts every valid file, and refuses typos and wrong types."""
     found = FoundConfig(path=Path("f"), how="argument")
     for text in ACCEPTED:
         parse_config(text, found)

@@ -50,7 +50,6 @@ def write(path: Path, text: str = GOOD, *, age: float = 60) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder two levels below another."""
     inner = tmp_path / "outer" / "inner"
     inner.mkdir(parents=True)
     monkeypatch.chdir(inner)
@@ -59,13 +58,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A configuration file."""
     return write(tmp_path / "llm.yaml")
 
 
 @pytest.fixture
 def log() -> Iterator[Log]:
-    """The events that are logged while the test runs."""
     with structlog.testing.capture_logs() as entries:
         yield entries  # type: ignore[misc]  # structlog's own mapping
 
@@ -74,7 +71,6 @@ def log() -> Iterator[Log]:
 
 
 def test_one_file_is_used_in_the_documented_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Argument, variable, nearest parent folder, user's file, packaged file. Only a file found upwards needs trust."""
     assert find_config() == FoundConfig(path=PACKAGED, how="packaged")
     assert FoundConfig(path=write(config_dir() / "llm.yaml"), how="user") == find_config()
     assert load_config().trusted
@@ -90,7 +86,6 @@ def test_one_file_is_used_in_the_documented_order(folder: Path, monkeypatch: pyt
 
 
 def test_a_given_path_is_no_search(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`~` works; a wrong path is an error, and no other file is used."""
     write(folder / "llm.yaml")
     own = write(Path.home() / "my.yaml")
     assert find_config("~/my.yaml").path == own
@@ -106,8 +101,6 @@ def test_a_given_path_is_no_search(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("name", re.findall(r"^\| `(TESTRONAUT_\w+)`", ENVIRONMENT_PAGE, re.MULTILINE))
 def test_an_own_variable_that_is_empty_is_not_set(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty variable means the default, for each variable on the reference page."""
-
     def seen() -> tuple[object, ...]:
         config = load_config()
         row = config.models["luna"].model_copy(update={"api_base": "http://far.example"})
@@ -123,8 +116,6 @@ def test_an_own_variable_that_is_empty_is_not_set(name: str, folder: Path, monke
 
 
 def test_the_search_goes_on_past_folders_that_are_gone_or_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that may not be read is one without the file; a deleted working folder is no error."""
-
     def closed(_: Path) -> bool:
         raise PermissionError
 
@@ -140,7 +131,6 @@ def test_the_search_goes_on_past_folders_that_are_gone_or_closed(folder: Path, m
 
 
 def test_every_problem_is_reported_at_once_with_its_line(tmp_path: Path) -> None:
-    """One error lists problems of every kind, in the order of the file."""
     text = """version: 1
 models:
   luna: {model: openai/x, qualty: 7}
@@ -180,7 +170,6 @@ budget: {per_day: $5, per_month: "${NOT_SET}"}
 
 
 def test_a_single_problem_is_one_line(tmp_path: Path) -> None:
-    """It reads `file:line: place: what to do`; a misspelt section is one problem, not one for each reference."""
     for text, words in (
         (GOOD + "bugdet: {}\n", ":3: bugdet: unknown key; did you mean `budget`?"),
         (GOOD.replace("models:", "modles:", 1), ":1: modles: unknown key; did you mean `models`?"),
@@ -204,7 +193,6 @@ def test_hundreds_of_problems_are_cut_short(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_is_no_configuration_is_a_config_error(path: Path) -> None:
-    """Any bytes, and a file that is deleted before it is read, are a ConfigError. A byte order mark is ignored."""
     for raw, words in (
         (b"", r":1: is empty: run `testronaut-llm init`"),
         (b"- a\n", "expected a mapping"),
@@ -224,7 +212,6 @@ def test_what_is_no_configuration_is_a_config_error(path: Path) -> None:
 
 
 def test_a_loaded_configuration_knows_its_file(tmp_path: Path) -> None:
-    """The path is used for messages, the budget's default scope, and relative paths."""
     text = "models: {a: {model: openai/x, api_key_file: keys/openai}, b: {model: openai/x, api_key_file: ~/k}}\n"
     real = write(tmp_path / "real" / "llm.yaml", text + "tasks: {}\nlog: {file: calls.jsonl, content: true}\n")
     (tmp_path / "link.yaml").symlink_to(real)
@@ -238,13 +225,11 @@ def test_a_loaded_configuration_knows_its_file(tmp_path: Path) -> None:
 
 
 def test_empty_sections_are_ignored(tmp_path: Path) -> None:
-    """A section without a value is as if it were not there."""
     config = load_config(write(tmp_path / "llm.yaml", GOOD + "budget:\nlimits:\n"))
     assert (config.budget, config.limits) == (None, {})
 
 
 def test_the_packaged_file_is_valid_and_rates_its_models() -> None:
-    """It loads without keys or servers; every model has a quality, and no task uses the toy model."""
     config = load_config(PACKAGED)
     assert set(config.tasks) == {"cli_analysis", "test_generation", "result_verification", "embedding", "default"}
     assert config.models["azure"].unset == ("AZURE_API_BASE",)
@@ -270,7 +255,6 @@ _FILES = st.fixed_dictionaries({}, optional=dict.fromkeys(LLMConfig.model_fields
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_FILES)
 def test_any_file_gives_a_configuration_or_a_config_error(text: str) -> None:
-    """Arbitrary values raise no other error, and no error shows a key."""
     message = ""
     try:
         parse_config(text, FoundConfig(path=Path("llm.yaml"), how="argument"))
@@ -291,7 +275,6 @@ def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
 
 
 def test_an_edit_takes_effect_at_the_next_call(path: Path, tmp_path: Path) -> None:
-    """Switching a model is editing one line, in place or by renaming a new file over the old one."""
     source = ConfigSource.find(path)
     assert source.current().task(None).models == ("a",)
     write(path, OTHER, age=50)
@@ -302,7 +285,6 @@ def test_an_edit_takes_effect_at_the_next_call(path: Path, tmp_path: Path) -> No
 
 
 def test_without_an_edit_the_file_is_not_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call only reads the file's date; the same object is returned."""
     source = ConfigSource.find(path)
     first = source.current()
     reads, parses = counted(monkeypatch, "read_text"), counted(monkeypatch, "parse_config")
@@ -329,7 +311,6 @@ def test_an_edit_that_keeps_size_and_date_is_seen(path: Path, monkeypatch: pytes
 
 
 def test_a_broken_edit_keeps_the_last_good_one_and_warns_once(path: Path, log: Log) -> None:
-    """Each broken edit is one warning with file and line, for any number of calls."""
     source = ConfigSource.find(path)
     good = source.current()
     write(path, GOOD + "bugdet: {}\n", age=50)
@@ -348,7 +329,6 @@ def test_a_broken_edit_keeps_the_last_good_one_and_warns_once(path: Path, log: L
 
 
 def test_a_file_that_goes_away_keeps_the_last_good_one(path: Path, log: Log) -> None:
-    """There is one warning; a file that is back is read again."""
     source = ConfigSource.find(path)
     path.unlink()
     assert all(source.current().task(None).models == ("a",) for _ in range(3))
@@ -358,7 +338,6 @@ def test_a_file_that_goes_away_keeps_the_last_good_one(path: Path, log: Log) -> 
 
 
 def test_variables_are_followed(path: Path, monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
-    """Changed variables of the file and the override apply at once; others cost nothing; no value is kept."""
     write(path, GOOD.replace("quality: 3", "quality: '${T_Q:-3}', api_base: '${T_BASE}', extra: {k: '${T_SECRET:-}'}"))
     source = ConfigSource.find(path)
     assert (source.current().model("a").quality, source.current().model("a").unset) == (3, ("T_BASE",))
@@ -380,7 +359,6 @@ def test_variables_are_followed(path: Path, monkeypatch: pytest.MonkeyPatch, log
 
 
 def test_trust_is_followed_in_both_directions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `trust` in another terminal applies at the next call, and so does an edit that ends it."""
     monkeypatch.chdir(path.parent)
     source = ConfigSource.find()
     assert source.current().trusted is False
@@ -392,7 +370,6 @@ def test_trust_is_followed_in_both_directions(path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_configuration_made_in_python_stays_unchanged() -> None:
-    """It has no file that could change, and its budget needs a scope."""
     config = LLMConfig(tasks={"default": {"models": "a/b"}})
     source = ConfigSource.of(config)
     assert (source.current() is config, source.path) == (True, None)
@@ -403,7 +380,6 @@ def test_a_configuration_made_in_python_stays_unchanged() -> None:
 
 
 def test_threads_see_whole_configurations_while_the_file_is_edited(path: Path, log: Log) -> None:
-    """Each thread gets one of the valid texts, and all get the last one in the end."""
     source, stop = ConfigSource.find(path), threading.Event()
     seen: set[tuple[str, ...]] = set()
 

@@ -43,7 +43,6 @@ def test_times_sizes_and_money_are_numbers_or_have_a_unit() -> None:
 
 
 def test_what_is_no_time_size_or_amount_is_refused() -> None:
-    """The message has an example; a limit of 0 is refused, too."""
     for bad in NO_TIMES:
         with pytest.raises(ValueError, match="such as 30d"):
             seconds(bad)

@@ -34,7 +34,6 @@ def a_file(provider: str, extra: Any) -> LLMConfig:
 async def test_options_of_an_ollama_model_are_merged_below_ours(
     ollama: Ollama, mode: str, nested: bool, of_the_call: bool
 ) -> None:
-    """They may be flat or under `options`, in row or call; cap, window, temperature, seed and stop are ours."""
     extra = {"options": VALUES} if nested else VALUES
     async with manager({"m": ollama.row(extra={} if of_the_call else extra)}, seed=7, stop=["END"]) as llm:
         await ask(llm, mode, "Say hello.", max_tokens=4, **({"extra": extra} if of_the_call else {}))
@@ -45,7 +44,6 @@ async def test_options_of_an_ollama_model_are_merged_below_ours(
 
 
 def test_an_option_of_a_call_replaces_that_of_the_row(ollama: Ollama, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others of the row stay, a variable as a number; an unknown option is refused before anything is sent."""
     monkeypatch.setenv("FOUR", "4")
     extra = {"top_k": 1, "num_thread": "${FOUR}", "options": {"min_p": 0.1}}
     with manager({"m": ollama.row(extra=extra)}) as llm:
@@ -76,7 +74,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize("provider", ["ollama", "ollama_chat", "embedded"])
 def test_an_option_that_is_none_is_refused_with_the_closest(provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unknown options are errors of the file, with their place; every option is valid for both kinds of model."""
     monkeypatch.setenv("FOUR", "4")
     monkeypatch.setenv("WORD", "four")
     for extra, where, why in REFUSED:
@@ -90,7 +87,6 @@ def test_an_option_that_is_none_is_refused_with_the_closest(provider: str, monke
 
 
 def test_an_embedded_model_samples_as_configured(home: ModelStore) -> None:
-    """At temperature 1, `top_k: 1` gives the same text for any seed; hardware options of a call are refused."""
     words = {"repeat_penalty": 1.0, "min_p": 0.0, "typical_p": 1.0, "num_keep": 0}
     extras = {"one": words | {"options": {"top_k": 1}}, "many": words | {"top_k": 50}}
     rows = {name: {"model": f"embedded/{TINY}", "num_ctx": 512, "extra": extra} for name, extra in extras.items()}
@@ -103,7 +99,6 @@ def test_an_embedded_model_samples_as_configured(home: ModelStore) -> None:
 
 
 def test_the_server_of_an_embedded_model_has_the_hardware_options_of_its_row(home: ModelStore) -> None:
-    """Other options start another server; a server works with all of them set."""
     extra = {"num_thread": 1, "num_batch": 64, "use_mmap": False, "num_gpu": 0, "main_gpu": 0, "draft_num_predict": 4}
     rows = [ModelConfig(alias="m", model=f"embedded/{TINY}", num_ctx=512, extra=one) for one in (extra, {})]
     with closing(EmbeddedRunner()) as runner:

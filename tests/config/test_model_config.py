@@ -36,7 +36,6 @@ def refusal(**sections: Any) -> str:
 
 
 def test_a_configuration_needs_no_file() -> None:
-    """Plain mappings make one, with the documented defaults."""
     config = LLMConfig(models={"a": {"model": "openai/gpt/4:b"}}, tasks={"default": {"models": ["a"]}})
     model, task = config.model("a"), config.task("default")
     assert (model.alias, model.provider, model.name, model.quality, model.unset) == ("a", "openai", "gpt/4:b", 5, ())
@@ -50,7 +49,6 @@ def test_a_configuration_needs_no_file() -> None:
 
 
 def test_a_configuration_is_frozen_and_crosses_process_borders() -> None:
-    """It cannot be changed, and can be pickled."""
     config = LLMConfig(models={"a": {"model": "openai/x", "extra": {"k": [1]}}}, tasks=TASKS)
     assert pickle.loads(pickle.dumps(config)) == config
     with pytest.raises(ValidationError, match="frozen"):
@@ -60,7 +58,6 @@ def test_a_configuration_is_frozen_and_crosses_process_borders() -> None:
 
 
 def test_a_model_is_found_by_alias_or_written_out() -> None:
-    """`provider/model` needs no row; anything else is a ConfigError with the closest name."""
     config = LLMConfig(models={"luna": {"model": "openai/gpt-6-luna", "quality": 8}}, tasks={})
     assert config.model("luna").quality == 8
     direct = config.model("ollama/qwen3:8b")
@@ -71,7 +68,6 @@ def test_a_model_is_found_by_alias_or_written_out() -> None:
 
 
 def test_no_task_name_means_default() -> None:
-    """`None` is the task `default`; an unknown name is an error."""
     config = LLMConfig(tasks={"default": {"models": "a/b"}, "cli_analysis": {"models": "c/d"}})
     assert config.task(None).models == ("a/b",)
     for made, name, words in (
@@ -84,7 +80,6 @@ def test_no_task_name_means_default() -> None:
 
 
 def test_every_field_takes_its_documented_forms() -> None:
-    """All fields accept their documented values, with units."""
     model = one_model(
         api_base="http://x", api_version="2024-10-21", base_model="gpt", api_key_env="MY_KEY", quality=10,
         price={"input": 1, "output": 2.5, "cache_read": "0.1", "cache_write": 0}, context_window=9, max_output=8,
@@ -149,18 +144,15 @@ SECTIONS = [
 
 @pytest.mark.parametrize(("sections", "words"), SECTIONS)
 def test_a_wrong_value_says_what_is_expected(sections: dict[str, Any], words: str) -> None:
-    """Each problem names its place, what was expected, and a close value if there is one."""
     assert words in refusal(**sections)
 
 
 def test_the_codes_of_fallback_on_are_those_of_the_error_tree() -> None:
-    """They are exactly the codes of errors that a model can cause."""
     kinds = (*ProviderError.__subclasses__(), OutputInvalidError, OutputTruncatedError, LocalModelError)
     assert set(get_args(ErrorCode)) == {kind.code for kind in kinds}
 
 
 def test_extra_refuses_what_this_package_sets() -> None:
-    """Fields that this package sets are refused, and the message names the right setting."""
     words = refusal(models={"a": {"model": "openai/x", "extra": dict.fromkeys(OWNED, 1)}})
     assert all(f"models.a.extra.{name}: is set by this package" in words for name in OWNED)
     assert "extra.azure_ad_token: is set by this package: use `api_key_env` of the model's row" in words
@@ -168,14 +160,12 @@ def test_extra_refuses_what_this_package_sets() -> None:
 
 
 def test_only_what_is_nearly_the_name_of_a_used_provider_is_taken_for_a_typo() -> None:
-    """A limit on an unused provider, or on a URL, is accepted."""
     limits = {"anthropic": {"rpm": 1}, "azure_ai": {"tpm": 2}, "http://127.0.0.1:1/v1": {"concurrency": 1}}
     config = LLMConfig(models={"a": {"model": "openai/x"}}, tasks={"t": {"models": "azure/y"}}, limits=limits)
     assert config.limits["azure_ai"].tpm == 2
 
 
 def test_variables_are_filled_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """References work as values, defaults, parts of a text and escapes, and as numbers in number fields."""
     monkeypatch.setenv("T_HOST", "example.test")
     monkeypatch.setenv("T_EIGHT", "8")
     monkeypatch.setenv("T_EMPTY", "")
@@ -192,7 +182,6 @@ def test_variables_are_filled_from_the_environment(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_unset_variable_makes_only_that_model_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its text is unchanged, other fields keep their default, and the names are listed."""
     monkeypatch.setenv("T_EMPTY", "")
     model = one_model(
         model="openai/${T_NAME}", api_base="${T_BASE}", num_ctx="${T_CTX}", price={"input": "${T_PRICE}", "output": 2},
@@ -204,7 +193,6 @@ def test_an_unset_variable_makes_only_that_model_not_ready(monkeypatch: pytest.M
 
 
 def test_a_malformed_reference_is_a_problem() -> None:
-    """An incomplete reference is an error, not text; many of them in one text are one error."""
     for text in ("${", "${}", "${1A}", "${A B}", "${A:-${B}}", "${A-x}", "${A" * 10_000):
         words = refusal(tasks={"t": {"models": "a", "system": text}})
         assert "write $${ for a literal one" in words
@@ -245,7 +233,6 @@ SECRET = "sk-proj-Zq3v8Xn2Lw7Rt5Yb9Kd4"
     ],
 )
 def test_a_key_written_out_is_refused_with_the_line_to_write_and_is_not_shown(row: dict[str, Any], fix: str) -> None:
-    """In any place, the message gives the fix and does not hold the key."""
     words = refusal(models={"a": {"model": "openai/x", **row}})
     assert fix in words
     assert words.count("\n") == 0, "one problem, named once"
@@ -254,7 +241,6 @@ def test_a_key_written_out_is_refused_with_the_line_to_write_and_is_not_shown(ro
 
 
 def test_words_about_passwords_in_prose_are_no_key() -> None:
-    """A system text may mention passwords and hold a dollar sign; text in the shape of a key is refused there, too."""
     prose = "Say what --password=changeme1234 and `Authorization: Bearer abc12345` do, and https://me:pass123@host."
     for system in (prose, "$PROMPT"):
         LLMConfig(tasks={"t": {"models": "openai/x", "system": system, "stop": ["$END"]}})  # type: ignore[dict-item]
@@ -265,7 +251,6 @@ def test_words_about_passwords_in_prose_are_no_key() -> None:
 
 @pytest.mark.parametrize("spelling", ["$T_NAME", "os.environ/T_NAME"])
 def test_a_variable_in_another_spelling_gets_the_right_one(spelling: str) -> None:
-    """`$NAME` and `os.environ/NAME` are one error for each place, with the right spelling."""
     row = {"api_key_env": spelling, "extra": {"user": spelling}, "model": spelling, "num_ctx": spelling}
     words = refusal(models={"a": row}, tasks={"t": {"models": [spelling]}})
     places = ("models.a.extra.user", "models.a.model", "models.a.num_ctx", "tasks.t.models[0]")
@@ -275,7 +260,6 @@ def test_a_variable_in_another_spelling_gets_the_right_one(spelling: str) -> Non
 
 
 def test_repr_and_dumps_show_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values from the environment in `extra`, commands, and passwords in URLs are hidden."""
     monkeypatch.setenv("T_TOKEN", "canary-token")
     monkeypatch.setenv("T_URL", "https://user:canary-pass@host/v1?sig=canary-sig")
     row = {"api_base": "${T_URL}", "api_key_command": "print canary", "extra": {"a": [{"b": "Bearer ${T_TOKEN}"}]}}
@@ -301,7 +285,6 @@ def test_threads_may_make_the_first_configuration_together() -> None:
 
 
 def test_a_wrong_value_from_the_environment_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message names the place only, also inside a list."""
     monkeypatch.setenv("T_Q", "USD 4242 canary")
     words = refusal(
         models={"a": {"model": "openai/x", "quality": "${T_Q}", "price": {"input": "${T_Q}", "output": 1}}},

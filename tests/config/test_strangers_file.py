@@ -70,7 +70,6 @@ def attacker(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
 
 
 def test_a_strangers_file_cannot_let_secrets_out(write: Write) -> None:
-    """`allow` has no effect, in the file or in a task; the other two settings are stricter and apply."""
     for value in ("mask", "refuse", "allow"):
         write({"m": {"model": "openai/gpt-4o"}}, {"secrets": value}, secrets=value)
         config = load_config()
@@ -91,7 +90,6 @@ def test_each_field_is_on_the_list_or_known_to_be_refused() -> None:
 
 @pytest.mark.parametrize("field", REFUSED["ModelConfig"])
 def test_a_row_that_says_more_than_it_may_is_not_ready(write: Write, field: str) -> None:
-    """The value is removed, the reason says what trusting would change, and trusting changes it."""
     path = write({"m": {"model": "openai/x", field: REFUSED["ModelConfig"][field]}, "fine": {"model": "openai/x"}})
     config = load_config()
     row, found = config.models["m"], readiness(config.models["m"])
@@ -105,7 +103,6 @@ def test_a_row_that_says_more_than_it_may_is_not_ready(write: Write, field: str)
 
 
 def test_what_a_row_may_say_is_kept(write: Write) -> None:
-    """Names, judgements, prices, windows and limits apply without trust."""
     row = {
         "model": "ollama/qwen3:8b", "api_base": "http://127.0.0.1:9", "quality": 7, "price": {"input": 1, "output": 2},
         "context_window": 9, "max_output": 8, "num_ctx": 7, "reasoning": "off", "limits": {"rpm": 6},
@@ -129,7 +126,6 @@ ADDRESSES = (
 
 @pytest.mark.parametrize("url", ADDRESSES)
 def test_an_address_beyond_loopback_waits_for_trust(write: Write, url: str) -> None:
-    """This holds for every provider and every spelling of the address."""
     providers = ("openai", "anthropic", "azure", "ollama", "lm_studio", "gemini", "hosted_vllm")
     write({provider: {"model": f"{provider}/x", "api_base": url} for provider in providers})
     for row in load_config().models.values():
@@ -138,7 +134,6 @@ def test_an_address_beyond_loopback_waits_for_trust(write: Write, url: str) -> N
 
 
 def test_a_provider_without_a_host_of_its_own_waits_for_trust(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This holds in a row, on loopback, in a task, and if the environment sets the host."""
     for provider in ("azure", "azure_ai", "databricks", "bedrock", "vertex_ai", "snowflake", "watsonx"):
         monkeypatch.setenv(f"{provider.upper()}_API_BASE", "http://127.0.0.1:9")
         monkeypatch.setenv(f"{provider.upper()}_API_KEY", SECRET)
@@ -151,7 +146,6 @@ def test_a_provider_without_a_host_of_its_own_waits_for_trust(write: Write, monk
 
 
 def test_sections_about_this_machine_have_no_effect(write: Write) -> None:
-    """Until trusted, store size, budget scope and log file of the file are ignored; the models are ready."""
     path = write(
         {"m": {"model": "openai/gpt-4o-mini"}},
         log={"file": "${HOME}/x.jsonl"}, cache={"size_limit": 1, "ttl": 5}, budget={"per_day": 1, "scope": "mine"},
@@ -187,7 +181,6 @@ IN_A_TASK: tuple[dict[str, Any], ...] = (
 
 @pytest.mark.parametrize(("row", "task"), [*((row, {}) for row in IN_A_ROW), *(({}, task) for task in IN_A_TASK)])
 def test_nothing_is_filled_in(write: Write, row: dict[str, Any], task: dict[str, Any]) -> None:
-    """No variable or default is filled in; each row with one is not ready, and gives the reason."""
     write({"m": {"model": "openai/x", **row}}, task)
     config = load_config()
     rows = [config.models["m"], *(config.model(name) for name in config.task("t").models)]
@@ -198,7 +191,6 @@ def test_nothing_is_filled_in(write: Write, row: dict[str, Any], task: dict[str,
 
 
 def test_a_reference_in_a_section_keeps_every_model_waiting(write: Write) -> None:
-    """Until trusted, a budget or limit with a variable is unknown, so no model is ready; hundreds are cut short."""
     for section in ({"budget": {"per_day": "${N}"}}, {"limits": {"openai": {"rpm": "${N}"}}}):
         write({"m": {"model": "openai/x"}}, **section)
         assert f"${{N}} in {next(iter(section))}" in readiness(load_config().models["m"]).missing
@@ -208,7 +200,6 @@ def test_a_reference_in_a_section_keeps_every_model_waiting(write: Write) -> Non
 
 
 def test_the_key_stays_here_where_a_stranger_chose_the_port(write: Write, server: FaultServer) -> None:
-    """A server on loopback gets requests without a key until the file is trusted."""
     api = server.plan("port", good("Hello."))
     path = write(
         {"m": {"model": "anthropic/claude-haiku-4-5", "api_base": api.url, "price": {"input": 1, "output": 1}}}
@@ -235,7 +226,6 @@ def test_no_key_leaves_by_another_door(write: Write) -> None:
 
 
 def azure(url: str) -> dict[str, Any]:
-    """A row for a host that anyone can rent."""
     return {"model": "azure/d", "api_base": url, "api_version": "v1", "price": {"input": 1, "output": 1}}
 
 
@@ -251,7 +241,6 @@ ATTACKS: Mapping[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_nothing_arrives_at_a_rented_host(write: Write, attacker: Endpoint, attack: str, tmp_path: Path) -> None:
-    """Calls, streams, embeddings, `check` and warm-up send nothing; once trusted, the same file works fully."""
     (tmp_path / "token").write_text(SECRET)
     (tmp_path / "token").chmod(0o600)
     path = write({"m": ATTACKS[attack]})
@@ -274,7 +263,6 @@ def test_nothing_arrives_at_a_rented_host(write: Write, attacker: Endpoint, atta
 
 
 def test_a_strangers_model_is_not_pulled(write: Write, ollama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's Ollama gets no request to pull it from another registry, nor with a secret in its name."""
     monkeypatch.setenv("OLLAMA_HOST", ollama.url)
     ollama.has = False
     path = write({
@@ -295,7 +283,6 @@ def test_a_strangers_model_is_not_pulled(write: Write, ollama: Any, monkeypatch:
 
 
 def test_an_ollama_row_goes_to_the_users_own_server(write: Write, ollama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server that the user's environment names may answer an untrusted row."""
     monkeypatch.setenv("OLLAMA_HOST", ollama.url)
     monkeypatch.setenv("OPENAI_BASE_URL", "https://gateway.example/v1")
     write({"m": {"model": "ollama/small:1b", "num_ctx": 8192}, "n": {"model": "openai/gpt-4o-mini"}})
@@ -305,7 +292,6 @@ def test_an_ollama_row_goes_to_the_users_own_server(write: Write, ollama: Any, m
 
 
 def test_check_says_what_trusting_would_change(write: Write) -> None:
-    """The changes are listed for each row, for the sections, and in JSON."""
     rows = {"a": {**azure(RENTED), "api_key_env": "ANY_SECRET"}, "b": {"model": "openai/x"}}
     write(rows, {"models": ["a", "b", "azure/direct"]}, cache={"size_limit": 1})
     report = json.loads(CliRunner().invoke(app, ["check", "--json"]).stdout)
@@ -327,7 +313,6 @@ def test_a_row_stays_a_strangers_in_another_configuration(write: Write) -> None:
 
 
 def test_a_file_does_not_trust_itself(write: Write) -> None:
-    """The package's own marks are not accepted as keys of the file."""
     for field in ("trusted", "withheld", "unset", "alias"):
         write({"m": {"model": "openai/x", field: True}}, **{f"_{field}": True})
         with pytest.raises(LLMError, match=rf"_{field}: unknown key(?s:.*)models\.m\.{field}: unknown key"):
@@ -335,7 +320,6 @@ def test_a_file_does_not_trust_itself(write: Write) -> None:
 
 
 def test_a_reference_in_place_of_a_section_is_an_error(write: Write) -> None:
-    """It is reported as a wrong type."""
     for tasks in ("{t: ['${A}']}", "['${A}']", "'${A}'", "{}\nmodels: {m: ['${A}']}"):
         write({}).write_text(f"tasks: {tasks}")
         with pytest.raises(LLMError, match=r"llm\.yaml"):
@@ -343,7 +327,6 @@ def test_a_reference_in_place_of_a_section_is_an_error(write: Write) -> None:
 
 
 def test_trust_belongs_to_one_path_and_one_text(write: Write, tmp_path: Path) -> None:
-    """An edit or another path is untrusted, a link is the file itself; the record is private."""
     path = write({"m": {"model": "openai/x"}})
     text = path.read_text()
     assert not is_trusted(path, text)
@@ -363,7 +346,6 @@ def test_trust_belongs_to_one_path_and_one_text(write: Write, tmp_path: Path) ->
 
 
 def test_what_cannot_be_read_or_recorded_is_a_config_error(write: Write, tmp_path: Path) -> None:
-    """A missing file and a folder that cannot be made are ConfigErrors."""
     path = write({"m": {"model": "openai/x"}})
     with pytest.raises(LLMError, match=r"cannot read .*missing\.yaml"):
         trust(tmp_path / "missing.yaml")

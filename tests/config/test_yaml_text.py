@@ -20,7 +20,6 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
 
 
 def test_plain_documents_read_as_pyyaml_reads_them() -> None:
-    """Block and flow style, quotes, literal text, aliases and merges; an empty text is None; keys are text."""
     text = """
 a: {b: [1, 2.5, "x", 'y'], c: null}
 d: &d
@@ -41,7 +40,6 @@ i: [{j: 1}, [2]]
 
 
 def test_every_value_has_its_line() -> None:
-    """The line is that of the key or list item; for a missing place, that of the nearest parent."""
     document = read_yaml("a: 1\nb:\n  c: [x,\n    y]\n  d:\n    - 1\n    - 2\n")
     wanted = {("a",): 1, ("b",): 2, ("b", "c"): 3, ("b", "c", 1): 4, ("b", "d", 1): 7, ("b", "missing", "deeper"): 2}
     assert {where: document.line_of(where) for where in wanted} == wanted
@@ -70,7 +68,6 @@ def test_every_value_has_its_line() -> None:
     ],
 )
 def test_what_has_no_place_in_a_configuration_is_refused_with_its_line(text: str, line: int | None, words: str) -> None:
-    """Bombs (of repeated keys, too), tags, strange keys and broken text are each one clear error."""
     with pytest.raises(ConfigError, match=words) as caught:
         read_yaml(text, Path("llm.yaml"))
     assert (caught.value.file, caught.value.line) == ("llm.yaml", line)
@@ -104,7 +101,6 @@ budget:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A configuration file with comments in many places."""
     file = tmp_path / "llm.yaml"
     file.write_text(TEXT, "utf-8")
     return file
@@ -127,7 +123,6 @@ def path(tmp_path: Path) -> Path:
 def test_one_value_changes_and_not_one_character_around_it(
     path: Path, key: str, value: str, old: str, new: str
 ) -> None:
-    """Comments, order, quotes, alignment and line ends are unchanged."""
     assert TEXT.count(old) == 1
     for newline in ("\n", "\r\n"):
         path.write_bytes(TEXT.replace("\n", newline).encode())
@@ -137,7 +132,6 @@ def test_one_value_changes_and_not_one_character_around_it(
 
 
 def test_the_packaged_file_can_be_edited() -> None:
-    """One value changes, and the rest of the file stays."""
     text = PACKAGED.read_text("utf-8")
     new = edited(text, "tasks.cli_analysis.models", "[qwen]", PACKAGED)
     assert new == text.replace("[luna, sonnet, azure, qwen, embedded]", "[qwen]")
@@ -160,7 +154,6 @@ def test_the_packaged_file_can_be_edited() -> None:
     ],
 )
 def test_a_refused_edit_leaves_the_file_untouched(path: Path, key: str, value: str, words: str) -> None:
-    """The result is checked before it is written; a block of lines cannot be replaced."""
     inode = path.stat().st_ino
     with pytest.raises(ConfigError, match=words):
         set_value(path, key, value)
@@ -169,7 +162,6 @@ def test_a_refused_edit_leaves_the_file_untouched(path: Path, key: str, value: s
 
 
 def test_what_others_refer_to_is_left_to_a_person() -> None:
-    """Values with an anchor, an alias or a merge cannot be replaced."""
     text = "models: {a: {model: x/y}}\ntasks:\n  t: &t {models: &m [a]}\n  u: {models: *m}\n  v: *t\n  w: {<<: *t}\n"
     for key in ("tasks.t.models", "tasks.u.models", "tasks.v", "tasks.w.models"):
         with pytest.raises(ConfigError, match="edit the file by hand"):
@@ -177,14 +169,12 @@ def test_what_others_refer_to_is_left_to_a_person() -> None:
 
 
 def test_a_broken_value_can_be_fixed(path: Path) -> None:
-    """Only the result must be valid."""
     path.write_text(TEXT.replace("quality: 7", "quality: 77"))
     set_value(path, "models.luna.quality", "7")
     assert path.read_text() == TEXT
 
 
 def test_link_mode_and_trust_stay(path: Path, tmp_path: Path) -> None:
-    """An edit keeps the link and the mode; a trusted file stays trusted, an untrusted one untrusted."""
     path.chmod(0o640)
     link = tmp_path / "sub" / "link.yaml"
     link.parent.mkdir()
@@ -199,7 +189,6 @@ def test_link_mode_and_trust_stay(path: Path, tmp_path: Path) -> None:
 
 
 def test_an_edit_by_someone_else_is_not_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the file changed between reading and writing, it is not written."""
     real = config_source.parse_config
 
     def slow(*args: Any) -> Any:

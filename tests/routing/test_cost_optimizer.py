@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from source_tree import ROOT
 
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import BudgetExceededError, ContextWindowError, NoReadyModelError
@@ -36,8 +39,8 @@ def option(
     alias: str, price: str | None = "1", *, excluded: str = "", ready: Readiness = READY, **fields: Any
 ) -> Option:
     """A model with these fields, at `price` dollars a million tokens, and its readiness."""
-    usd = {"input": price, "output": price} if price is not None else None
-    row = ModelConfig(alias=alias, model=f"openai/{alias}", price=usd, **fields)
+    both = {"input": price, "output": price} if price is not None else None
+    row = ModelConfig(alias=alias, model=f"openai/{alias}", price=both, **fields)
     known = {"model": row.model, "provider": "openai", "quality": row.quality, "local": bool(row.local)}
     rows = {"row": row, "provider_row": provider_of(row)}
     return Candidate(alias=alias, kept=not excluded, reason=excluded, **known, **rows), ready
@@ -45,9 +48,6 @@ def option(
 
 class Prices(PriceTable):
     """Prices and windows of `llm.yaml`; the model `plain` takes no schema."""
-
-    def __init__(self) -> None:
-        super().__init__([])
 
     def facts(self, row: ModelConfig) -> ModelFacts:
         return replace(super().facts(row), supports_schema=row.alias != "plain")
@@ -64,9 +64,8 @@ COUNTS = SimpleNamespace(
 def routed(
     strategy: Any, options: Sequence[Option], *, max_tokens: int = 1000, money: Money | None = None, output: Any = None
 ) -> Route:
-    """Returns the route of a call with these models."""
     call: Any = SimpleNamespace(task="cli", texts=(), messages=(), max_tokens=max_tokens, extra={}, output=output)
-    scale = Scale(call=call, prices=Prices(), counter=COUNTS, money=money)  # type: ignore[arg-type]
+    scale = Scale(call=call, prices=Prices([]), counter=COUNTS, money=money)  # type: ignore[arg-type]
     return plan("cli", strategy, [scale.weigh(*one) for one in options], money)
 
 
@@ -116,7 +115,6 @@ STRATEGIES: dict[str, tuple[list[Option], list[tuple[str, str]]]] = {
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_each_strategy_has_its_order_and_says_why(strategy: str) -> None:
-    """Without a budget, each strategy orders the candidates and gives each its reason."""
     options, expected = STRATEGIES[strategy]
     route = routed(strategy, options, max_tokens=100)
     assert [(one.alias, one.reason) for one in route.kept] == expected
@@ -124,7 +122,6 @@ def test_each_strategy_has_its_order_and_says_why(strategy: str) -> None:
 
 
 def test_balanced_spends_within_the_pace_of_the_budget() -> None:
-    """The best model within the pace comes first; those beyond it follow, cheapest first."""
     options = [option("best", "20", quality=9), option("good", "2", quality=7), option("cheap", "1", quality=5)]
     paces = {"0.05": ["best", "good", "cheap"], "0.005": ["good", "cheap", "best"], "-1": ["cheap", "good", "best"]}
     for pace, expected in paces.items():
@@ -136,15 +133,12 @@ def test_balanced_spends_within_the_pace_of_the_budget() -> None:
             assert reason(route, "best") == f"more than {says} $0.04"
 
 
+TOO_SMALL = "window too small: 2,099 tokens, for the prompt (about 1,000) and an answer of 1,000"
 OBSTACLES: list[tuple[Option, str, str | None]] = [
     (option("a", excluded="too weak: ...", ready=GONE), "too weak: ...", None),
     (option("a", ready=GONE), "not ready: no key; export KEY=...", "no_ready_model"),
     (option("a", ready=Readiness(ready=False, missing="no server", fix="")), "not ready: no server", "no_ready_model"),
-    (
-        option("a", context_window=2099),  # one token more would do
-        "window too small: 2,099 tokens, for the prompt (about 1,000) and an answer of 1,000",
-        "context_window",
-    ),
+    (option("a", context_window=2099), TOO_SMALL, "context_window"),  # one token more would do
     (option("a", max_output=999), "its answers have at most 999 tokens, and max_tokens is 1,000", "context_window"),
     (option("plain"), "cannot answer in a given shape (JSON Schema)", None),
 ]
@@ -152,7 +146,6 @@ OBSTACLES: list[tuple[Option, str, str | None]] = [
 
 @pytest.mark.parametrize(("dropped", "says", "problem"), OBSTACLES)
 def test_what_cannot_be_asked_is_dropped_with_its_reason(dropped: Option, says: str, problem: str | None) -> None:
-    """The task's rules count first, then readiness, then whether the call fits; unknown facts are tried."""
     fits = option("b", context_window=2100, max_output=1000)
     route = routed("cheapest", [dropped, option("c"), fits], output=SimpleNamespace())
     assert order(route) == ["c", "b"]
@@ -160,7 +153,6 @@ def test_what_cannot_be_asked_is_dropped_with_its_reason(dropped: Option, says: 
 
 
 def test_over_budget_is_judged_by_the_worst_case_and_steps_down() -> None:
-    """A model whose worst case does not fit is skipped for one that fits, and the route says so."""
     options = [option("best", "100", quality=9), option("good", "10", quality=7), option("cheap", "1", quality=5)]
     route = routed("as_listed", options, money=left("0.06"))
     assert order(route) == ["good", "cheap"]
@@ -171,14 +163,12 @@ def test_over_budget_is_judged_by_the_worst_case_and_steps_down() -> None:
 
 
 def test_a_model_is_kept_if_its_worst_case_fits() -> None:
-    """The worst case may be equal to the money left; a free model fits always, one of unknown price never."""
     options = [option("paid", "10"), option("home", "0", local=True), option("x", None)]
     for amount, kept in (("0.05", ["home", "paid"]), ("0.049", ["home"]), ("0", ["home"]), ("-3", ["home"])):
         assert order(routed("cheapest", options, money=left(amount))) == kept
 
 
 def test_stop_stops_where_local_goes_on() -> None:
-    """If only free models are left under the budget, `stop` drops them and `local` uses them."""
     options = [option("paid", "9"), option("home", "0", local=True)]
     stopped = routed("as_listed", options, max_tokens=10, money=left("0.01"))
     assert not stopped.kept
@@ -191,7 +181,6 @@ def test_stop_stops_where_local_goes_on() -> None:
 
 
 def test_warn_goes_on_and_says_so() -> None:
-    """Nothing is dropped for money, and the reason holds the warning."""
     route = routed("cheapest", [option("a", "9"), option("x", None)], money=left("0", on_exceeded="warn"))
     assert order(route) == ["a", "x"]
     warning = "over budget: worst case $0.045, and $0 is left of per_day (on_exceeded: warn)"
@@ -208,7 +197,6 @@ def test_warn_goes_on_and_says_so() -> None:
     ],
 )
 def test_nothing_left_says_why(names: str, kind: type[Exception], says: str) -> None:
-    """The error is that of budget, then windows, then readiness, with the reason of each candidate."""
     made = {
         "money": option("money", "99"),
         "window": option("window", context_window=10),
@@ -221,40 +209,21 @@ def test_nothing_left_says_why(names: str, kind: type[Exception], says: str) -> 
     assert all(f"\n  {name} (openai/{name}): " in str(error) for name in names.split())
 
 
-@pytest.mark.parametrize(
-    ("amount", "words"),
-    [("0", "$0"), ("0.00001234", "$0.000012"), ("0.0987", "$0.099"), ("0.1", "$0.10"), ("1234.567", "$1,234.57")],
-)
-def test_money_is_written_for_people(amount: str, words: str) -> None:
-    """No exponents, and two digits of small amounts."""
-    assert usd(Decimal(amount)) == words
+def test_money_is_written_for_people() -> None:
+    words = {"0": "$0", "0.00001234": "$0.000012", "0.0987": "$0.099", "0.1": "$0.10", "1234.567": "$1,234.57"}
+    assert {amount: usd(Decimal(amount)) for amount in words} == words
 
 
-OPTIONS = st.lists(
-    st.builds(
-        option,
-        st.uuids().map(str),
-        st.sampled_from([None, "0", "0.5", "1", "2", "50"]),
-        quality=st.integers(1, 10),
-        local=st.booleans(),
-        context_window=st.sampled_from([None, 500, 100_000]),
-        ready=st.sampled_from([READY, GONE]),
-    ),
-    max_size=6,
-)
-MONEY = st.builds(
-    left,
-    st.sampled_from(["0", "0.004", "0.1", "9"]),
-    pace=st.none() | st.sampled_from([Decimal("0.001"), Decimal("0.05")]),
-    pace_limit=st.just("per_day"),
-    on_exceeded=st.sampled_from(["stop", "local"]),
-)
+PRICES, WINDOWS = st.sampled_from([None, "0", "0.5", "1", "2", "50"]), st.sampled_from([None, 500, 100_000])
+FACTS = {"quality": st.integers(1, 10), "local": st.booleans(), "context_window": WINDOWS}
+OPTION = st.builds(option, st.uuids().map(str), PRICES, ready=st.sampled_from([READY, GONE]), **FACTS)
+LEFT, PACE = st.sampled_from(["0", "0.004", "0.1", "9"]), st.sampled_from([None, Decimal("0.001"), Decimal("0.05")])
+MONEY = st.builds(left, LEFT, pace=PACE, pace_limit=st.just("per_day"), on_exceeded=st.sampled_from(["stop", "local"]))
 
 
 @settings(max_examples=60)
-@given(options=OPTIONS, strategy=st.sampled_from(list(STRATEGIES)), money=st.none() | MONEY)
+@given(options=st.lists(OPTION, max_size=6), strategy=st.sampled_from(list(STRATEGIES)), money=st.none() | MONEY)
 def test_no_route_breaks_a_rule(options: list[Option], strategy: str, money: Money | None) -> None:
-    """Each candidate is listed once with a reason; what is kept is ready, fits, and is affordable."""
     route = routed(strategy, options, money=money)
     assert sorted(c.alias for c in route.candidates) == sorted(one.alias for one, _ in options)
     assert all(c.reason for c in route.candidates)
@@ -266,21 +235,16 @@ def test_no_route_breaks_a_rule(options: list[Option], strategy: str, money: Mon
         if money is not None:
             assert candidate.worst_cost is not None
             assert candidate.worst_cost <= money.left
-    if strategy == "cheapest":
-        costs = [c.est_cost for c in route.kept if c.est_cost is not None]
-        assert costs == sorted(costs)
 
 
 def weighed(*, embed: bool = False, **more: Any) -> dict[str, Candidate]:
     """Returns the candidates by alias, with the tables of this machine; `more` are further facts of `luna`."""
-    config = LLMConfig(
-        models={
-            "luna": {"model": "openai/gpt-6-luna", "quality": 7},
-            "qwen": {"model": "ollama/qwen3:8b", "num_ctx": 4096},
-            "weak": {"model": "openai/gpt-4o-mini", "quality": 1},
-        },
-        tasks={"t": {"models": ["luna", "qwen", "weak"], "min_quality": 5, "max_tokens": 800}},
-    )
+    models: dict[str, Any] = {
+        "luna": {"model": "openai/gpt-6-luna", "quality": 7},
+        "qwen": {"model": "ollama/qwen3:8b", "num_ctx": 4096},
+        "weak": {"model": "openai/gpt-4o-mini", "quality": 1},
+    }
+    config = LLMConfig(models=models, tasks={"t": {"models": list(models), "min_quality": 5, "max_tokens": 800}})
     text = "What is the capital of France?"
     call = embed_call_of(config, "t", text, {"model": "qwen"}) if embed else call_of(config, "t", text, {})
     scale = Scale(call=call, prices=PriceTable.load(Path("/nonexistent")), counter=TokenCounter())
@@ -288,7 +252,6 @@ def weighed(*, embed: bool = False, **more: Any) -> dict[str, Candidate]:
 
 
 def test_weighing_looks_up_tokens_prices_and_windows() -> None:
-    """Each selected model gets its tokens, cost, window and dropped settings; a window that its server states wins."""
     found = weighed(schema=SimpleNamespace(schema={"type": "object"}), dropped_params=("temperature",))
     luna, qwen = found["luna"], found["qwen"]
     assert (luna.est_tokens or 0) > 13
@@ -301,3 +264,17 @@ def test_weighing_looks_up_tokens_prices_and_windows() -> None:
     assert weighed(context=100)["luna"].problem == "context_window"
     embedded = weighed(embed=True)["qwen"]  # without framing and answer
     assert (embedded.est_tokens, embedded.est_completion_tokens, embedded.kept) == (7, 0, True)
+
+
+def test_the_targets_of_the_benchmark_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    benchmark: Any = importlib.import_module("strategies")
+    rng = random.Random(5)
+    made = [benchmark.instance(rng, 0.2) for _ in range(8)]
+    for one in (benchmark.measure(found, "cheapest") for found in made):
+        assert (one.answered, one.cost) == (one.best_answered, one.best_cost)
+    balanced = [benchmark.measure(found, "balanced") for found in made]
+    assert sum(one.quality for one in balanced) >= 0.95 * sum(one.best_quality for one in balanced)
+    cascade = [benchmark.measure(found, "cascade", 0.2) for found in made]
+    assert [one.answered for one in cascade] == [one.best_answered for one in cascade]
+    assert "| `cascade` | best climb |" in benchmark.table(2, 0.2, 1)
