@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from manager_kit import Run
@@ -19,8 +20,7 @@ from testronaut_llm.money.report import Spend, report
 from testronaut_llm.records import Attempt, Usage
 from testronaut_llm.support.paths import data_dir
 
-Spent = tuple[float, str, str, str | None]
-"""Days ago, task, model, cost of an attempt."""
+Spent = tuple[float, str, str, str | None]  # days ago, task, model, cost of an attempt
 NOON = 20_000 * 86_400.0 + 43_200
 CONFIG = """version: 1
 models: {m: {model: openai/m, price: {input: 1, output: 1}}}
@@ -31,7 +31,6 @@ budget: {scope: mine, per_month: 4, total: 100}
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes a folder with an `llm.yaml`."""
     (tmp_path / "llm.yaml").write_text(CONFIG)
     monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
     monkeypatch.chdir(tmp_path)
@@ -60,8 +59,7 @@ def spent() -> None:
 
 
 @pytest.mark.usefixtures("spent")
-def test_the_tables_show_sums_and_limits(run: Run, tmp_path: Path) -> None:
-    """Sums are by day, task and model, and each limit has its remaining money."""
+def test_the_tables_show_sums_and_limits(run: Run) -> None:
     code, out, _ = run("spend")
     assert code == 0
     assert "t\t2\t1\t2,000\t20\t$0.75\t$0.12\n" in out
@@ -86,20 +84,25 @@ def test_each_form_tells_the_same(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("spent")
-def test_prune_keeps_the_sums(run: Run) -> None:
-    """Old requests become sums."""
-    before = json.loads(run("spend", "--json")[1])["rows"]
-    assert run("spend", "prune", "--older-than", "1d")[2] == "single requests deleted: 1; their sums stay\n"
-    assert json.loads(run("spend", "--json")[1])["rows"] == before
+def test_prune_keeps_the_sums_and_the_use_of_limits(run: Run) -> None:
+    def sums() -> tuple[Any, ...]:
+        found = json.loads(run("spend", "--json")[1])
+        return found["rows"], found["total"], {one["name"]: one["left"] for one in found["limits"]}
+
+    before = sums()
+    for older_than, deleted in (("1d", 1), ("9999-01-01", 3), ("9999-01-01", 0)):
+        told = f"single requests deleted: {deleted}; their sums stay\n"
+        assert run("spend", "prune", "--older-than", older_than)[2] == told
+        assert sums() == before
 
 
 def test_nothing_spent(run: Run, tmp_path: Path) -> None:
-    """Each form says so, and no ledger is made."""
     code, out, err = run("spend", "--since", "2026-01-01")
     assert (code, err) == (0, "nothing has been spent since 2026-01-01 for mine\n")
     assert out.startswith("limit\t")
     run("spend", "--html", "page.html")
     assert "Nothing has been spent yet." in (tmp_path / "page.html").read_text()
+    assert run("spend", "prune", "--older-than", "1d")[2] == "single requests deleted: 0; their sums stay\n"
     assert not data_dir().exists()
     free = page(spend_of((0, "t", "free", "0")))  # has a sentence instead of empty charts
     assert "Nothing has been spent yet: every answer so far was free, stored, or of unknown price." in free
@@ -116,7 +119,6 @@ def test_nothing_spent(run: Run, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_said(run: Run, arguments: str, says: str) -> None:
-    """The exit code is 2, with one message."""
     code, _, err = run("spend", *arguments.split())
     assert (code, says in err) == (2, True), err
 
