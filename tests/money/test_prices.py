@@ -33,9 +33,6 @@ def row(cost_in: str = "1e-6", cost_out: str = "2e-6", provider: str = "openai",
     return {"litellm_provider": provider, "mode": "chat", **costs, **more}
 
 
-RATES = {"input_cost_per_token": Decimal("1e-6"), "output_cost_per_token": Decimal("4e-6")}
-
-
 def table_of(*tables: Mapping[str, Any]) -> PriceTable:
     """Returns a price table made of these, the most trusted first."""
     made = [Table(name=f"table {n}", rows=rows) for n, rows in enumerate(tables)]
@@ -60,7 +57,6 @@ def test_a_known_model_is_priced_from_litellms_map_with_its_source_named(real: P
 
 
 def test_the_file_comes_before_all_tables(real: PriceTable) -> None:
-    """`price:` in llm.yaml is USD per million tokens and wins; cached tokens cost as input does by default."""
     mine = model("openai/gpt-4o", price={"input": 3, "output": 5, "cache_read": "0.5"})
     cost = real.cost(mine, Usage(prompt_tokens=1000, completion_tokens=100, cached_tokens=400, cache_write_tokens=100))
     assert (cost.amount, cost.source) == (Decimal(600 * 3 + 400 * 0.5 + 100 * 5) / 10**6, "llm.yaml")
@@ -74,8 +70,7 @@ HERE = {"api_base": "http://127.0.0.1:1234/v1"}
     [
         ("openai/gpt-99", {}, None, None), ("azure/my-deployment", {}, None, None),
         ("openai/zero", {}, None, None), ("openai/half", {}, None, None),  # tables write 0 for what they do not know
-        ("ollama/qwen3", {}, 0, "local: free"), ("embedded/smollm2-135m", {}, 0, "local: free"),
-        ("ollama/gpt-oss:120b-cloud", {}, None, None),
+        ("ollama/qwen3", {}, 0, "local: free"), ("ollama/gpt-oss:120b-cloud", {}, None, None),
         ("ollama/gpt-oss:120b", {"api_base": "https://ollama.com"}, None, None),
         ("openai/my-gguf", HERE, None, None),
         ("openai/my-gguf", {**HERE, "local": True}, 0, "llm.yaml: declared local"),
@@ -85,7 +80,6 @@ HERE = {"api_base": "http://127.0.0.1:1234/v1"}
     ],
 )  # fmt: skip
 def test_unknown_is_not_free(reference: str, fields: dict[str, Any], price: int | None, source: str | None) -> None:
-    """Only models that are declared free are free, and each price has its source."""
     newer = {"gpt-x": row(), "zero": row("0", "0"), "half": row("1e-6", "0"), "ollama/qwen3": row(provider="ollama")}
     prices = table_of(newer, {"gpt-x-2024-05-13": row("5e-6")})
     cost = prices.cost(model(reference, **fields), Usage(prompt_tokens=10**6))
@@ -93,7 +87,6 @@ def test_unknown_is_not_free(reference: str, fields: dict[str, Any], price: int 
 
 
 def test_the_fix_of_a_missing_price_is_a_line_to_add() -> None:
-    """The fix names the alias, and for an unnamed deployment the base model."""
     fix = table_of().fix(model("azure/dep"))
     assert fix.endswith("`price: {input: USD, output: USD}`, per million tokens, to models.mine in llm.yaml")
     assert "`base_model: NAME`" in fix
@@ -122,7 +115,6 @@ ROWS = {
     ],
 )  # fmt: skip
 def test_names_find_their_row(reference: str, base_model: str | None, key: str) -> None:
-    """Exact names, snapshots, prefixes, fine-tunes and base models lead to the right row."""
     assert table_of(ROWS).price(model(reference, base_model=base_model)).source == f"table 0: {key}"
 
 
@@ -151,21 +143,20 @@ def test_the_response_settles_what_is_paid(reference: str, answered: str | None,
 
 
 def test_cached_written_and_reasoning_tokens_have_their_own_rates() -> None:
-    """Each kind of token is paid once, at its own rate, also if the counts contradict each other."""
-    rates = {"cache_read_input_token_cost": "1e-7", "cache_creation_input_token_cost": "1.25e-6"}
-    priced = row(
-        **{name: Decimal(rate) for name, rate in rates.items()}, output_cost_per_reasoning_token=Decimal("4e-6")
-    )
-    cost = table_of({"m": priced}).cost
+    """Each kind of token is paid once, also if the counts contradict each other."""
+    reads, writes = {"cache_read_input_token_cost": "1e-7"}, {"cache_creation_input_token_cost": "1.25e-6"}
+    rates = {**reads, **writes, "output_cost_per_reasoning_token": "4e-6"}
+    cost = table_of({"m": row(**{name: Decimal(rate) for name, rate in rates.items()})}).cost
     kinds = {"cached_tokens": 8000, "cache_write_tokens": 2000, "reasoning_tokens": 60}
     usage = Usage(prompt_tokens=10_010, completion_tokens=100, **kinds)
     assert cost(model("openai/m"), usage).amount == (10 * 1 + 800 + 2500 + 40 * 2 + 60 * 4) / Decimal(10**6)
     contradiction = Usage(prompt_tokens=10, cached_tokens=20, completion_tokens=5, reasoning_tokens=9)
     assert cost(model("openai/m"), contradiction).amount == (20 * Decimal("0.1") + 5 * 4) / 10**6
+    answers_are_free = {"litellm_provider": "openai", "mode": "embedding", "input_cost_per_token": Decimal("1e-7")}
+    assert table_of({"e": answers_are_free}).cost(model("openai/e"), Usage(prompt_tokens=10)).amount == Decimal("1e-6")
 
 
 def test_a_long_prompt_moves_the_whole_call_into_the_more_expensive_tier() -> None:
-    """Above the threshold all tokens of the call have the higher rates; at it they do not."""
     above = {"input_cost_per_token_above_200k_tokens": "2e-6", "output_cost_per_token_above_200k_tokens": "3e-6"}
     batches = {"input_cost_per_token_above_200k_tokens_batches": "9e-6", "input_cost_per_token_batches": "5e-7"}
     tiers = {name: Decimal(price) for name, price in (above | batches).items()}
@@ -176,19 +167,13 @@ def test_a_long_prompt_moves_the_whole_call_into_the_more_expensive_tier() -> No
 
 
 def test_bands_by_prompt_length_are_tiers() -> None:
-    """Rows with bands instead of one price are read as tiers; invalid bands are ignored."""
-    small = {"range": [0, Decimal("256e3")], **RATES}
-    large = {"range": [Decimal("256e3"), 10**6], **RATES, "input_cost_per_token": Decimal("2e-6")}
+    rates = {"input_cost_per_token": Decimal("1e-6"), "output_cost_per_token": Decimal("4e-6")}
+    small = {"range": [0, Decimal("256e3")], **rates}
+    large = {"range": [Decimal("256e3"), 10**6], **rates, "input_cost_per_token": Decimal("2e-6")}
     broken: list[Any] = [7, {}, {"range": []}, {"range": ["x", 1]}, {"range": [-1, 1]}]
     tiers = read_price({"mode": "chat", "tiered_pricing": [small, large, *broken]})
     assert [(above, rates.input) for above, rates in tiers] == [(0, 1), (256_000, 2)]
     assert read_price({"mode": "chat", "tiered_pricing": broken}) is None
-
-
-def test_an_embedding_is_paid_by_its_prompt_alone() -> None:
-    """Embedding rows need no price of an answer."""
-    free_answers = {"litellm_provider": "openai", "mode": "embedding", "input_cost_per_token": Decimal("1e-7")}
-    assert table_of({"e": free_answers}).cost(model("openai/e"), Usage(prompt_tokens=10)).amount == Decimal("1e-6")
 
 
 COUNTS, PRICES = st.integers(0, 400_000), st.integers(0, 100).map(Decimal)
@@ -223,7 +208,6 @@ def test_facts_come_from_the_row_and_yield_to_the_file(real: PriceTable) -> None
 
 
 def test_the_users_table_comes_first_and_a_broken_one_is_passed_over(tmp_path: Path) -> None:
-    """The table of `prices update` overrides the bundled tables; a damaged file is one warning."""
     file, fields = tmp_path / "prices.json", {"input_cost_per_token": 7e-6, "output_cost_per_token": 8e-6}
     rows = {"gpt-4o": {"litellm_provider": "openai", **fields}}
     file.write_text(json.dumps({"version": 1, "updated": "2026-11-23T00:00:00Z", "rows": rows}))
@@ -235,7 +219,6 @@ def test_the_users_table_comes_first_and_a_broken_one_is_passed_over(tmp_path: P
 
 
 def test_the_tables_tell_their_age(real: PriceTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has its name, version and newest dated model. If a package is missing, the others are shown."""
     litellm, tokencost = real.tables()
     assert [table.name.split()[0] for table in (litellm, tokencost)] == ["litellm", "tokencost"]
     assert (litellm.newest or "") > (tokencost.newest or "") > "2025"
@@ -277,7 +260,6 @@ def test_a_file_becomes_the_users_table_and_the_previous_one_is_kept(tmp_path: P
 
 
 def test_the_map_that_litellm_ships_passes(tmp_path: Path) -> None:
-    """The format is LiteLLM's: its whole map is accepted."""
     source = data_file("litellm", "model_prices_and_context_window_backup.json")
     done = update_prices(str(source), path=tmp_path / "prices.json")
     assert done.models > 4000
@@ -299,7 +281,6 @@ def test_the_map_that_litellm_ships_passes(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_table_changes_nothing(tmp_path: Path, content: Any, says: str) -> None:
-    """Impossible prices are named, and the table is unchanged."""
     target = tmp_path / "prices.json"
     update_prices(written(tmp_path, GOOD), path=target)
     before = target.read_text()
@@ -310,7 +291,6 @@ def test_a_bad_table_changes_nothing(tmp_path: Path, content: Any, says: str) ->
 
 
 def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Missing, oversized and blocked files are each a ConfigError with the path."""
     source = written(tmp_path, GOOD)
     with pytest.raises(ConfigError, match=r"cannot read .*nowhere\.json"):
         update_prices(str(tmp_path / "nowhere.json"))
@@ -321,26 +301,20 @@ def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path, monkeypa
         update_prices(source)
 
 
-def test_a_url_is_fetched_when_asked(tmp_path: Path, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain http is accepted on loopback; a bad status, a large body and invalid text change nothing."""
+def test_prices_come_over_https(tmp_path: Path, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain http is accepted on loopback only; what cannot be fetched or read changes nothing."""
     target = tmp_path / "prices.json"
     httpserver.expect_request("/good").respond_with_json(GOOD)
     httpserver.expect_request("/bytes").respond_with_data(b"\xff\xfe")
     assert update_prices(httpserver.url_for("/good"), path=target).models == 2
     before = target.read_text()
-    for path, largest, says in (
-        ("/gone", 999, "500"),
-        ("/bytes", 999, "is not UTF-8"),
-        ("/good", 10, "larger than 10"),
+    for url, largest, says in (
+        *((httpserver.url_for("/gone"), 999, "500"), (httpserver.url_for("/bytes"), 999, "is not UTF-8")),
+        (httpserver.url_for("/good"), 10, "larger than 10"),
+        ("http://prices.example/map.json", 999, "expected a file or an https:// address"),
+        ("file:///etc/passwd", 999, "expected a file or an https:// address"),
     ):
         monkeypatch.setattr(price_update, "LARGEST", largest)
         with pytest.raises(ConfigError, match=says):
-            update_prices(httpserver.url_for(path), path=target)
+            update_prices(url, path=target)
     assert target.read_text() == before
-
-
-@pytest.mark.parametrize("url", ["http://prices.example/map.json", "ftp://127.0.0.1/map.json", "file:///etc/passwd"])
-def test_prices_come_over_https_or_not_at_all(url: str) -> None:
-    """Plain http to another host, and URLs of files, are refused."""
-    with pytest.raises(ConfigError, match="expected a file or an https:// address"):
-        update_prices(url)
