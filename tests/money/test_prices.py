@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -207,17 +208,6 @@ def test_facts_come_from_the_row_and_yield_to_the_file(real: PriceTable) -> None
     assert not prices.facts(model("openai/none-such")).known
 
 
-def test_the_users_table_comes_first_and_a_broken_one_is_passed_over(tmp_path: Path) -> None:
-    file, fields = tmp_path / "prices.json", {"input_cost_per_token": 7e-6, "output_cost_per_token": 8e-6}
-    rows = {"gpt-4o": {"litellm_provider": "openai", **fields}}
-    file.write_text(json.dumps({"version": 1, "updated": "2026-11-23T00:00:00Z", "rows": rows}))
-    price = PriceTable.load(file).price(model("openai/gpt-4o"))
-    assert (price.tiers[0][1].input, price.source) == (7, "prices update of 2026-11-23: gpt-4o")
-    for broken in ("{", "[]", '{"rows": {}}', '{"updated": "x", "rows": 3}'):
-        file.write_text(broken)
-        assert PriceTable.load(file).price(model("openai/gpt-4o")).source.startswith("litellm ")
-
-
 def test_the_tables_tell_their_age(real: PriceTable, monkeypatch: pytest.MonkeyPatch) -> None:
     litellm, tokencost = real.tables()
     assert [table.name.split()[0] for table in (litellm, tokencost)] == ["litellm", "tokencost"]
@@ -248,15 +238,20 @@ def with_row(**fields: Any) -> dict[str, Any]:
 
 
 def test_a_file_becomes_the_users_table_and_the_previous_one_is_kept(tmp_path: Path) -> None:
-    """After the update its prices apply, and the report has the number of priced models."""
+    """Its prices come before all others; a damaged table is passed over."""
     done = update_prices(written(tmp_path, GOOD))
     assert (done.models, done.priced, done.previous) == (2, 1, None)
-    assert PriceTable.load().price(model("openai/gpt-new")).source.startswith("prices update of 20")
     before = done.path.read_text()
-    done = update_prices(written(tmp_path, {**GOOD, "gpt-newer": GOOD["gpt-new"]}))
+    done = update_prices(written(tmp_path, {**GOOD, "gpt-4o": {**GOOD["gpt-new"], "input_cost_per_token": 7e-6}}))
     assert (done.models, done.previous) == (3, done.path.with_name("prices.previous.json"))
     assert done.previous.read_text() == before
     assert {one.name for one in done.path.parent.glob("*.json")} == {"prices.json", "prices.previous.json"}
+    price = PriceTable.load().price(model("openai/gpt-4o"))
+    assert price.tiers[0][1].input == 7
+    assert re.fullmatch(r"prices update of 20\d\d-\d\d-\d\d: gpt-4o", price.source)
+    for broken in ("{", "[]", '{"rows": {}}', '{"updated": "x", "rows": 3}'):
+        done.path.write_text(broken)
+        assert PriceTable.load().price(model("openai/gpt-4o")).source.startswith("litellm ")
 
 
 def test_the_map_that_litellm_ships_passes(tmp_path: Path) -> None:
