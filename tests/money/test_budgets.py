@@ -93,6 +93,7 @@ def test_a_task_has_limits_of_its_own_beside_the_files() -> None:
     with fake("dear", budget={"per_day": "0.03"}, own=own) as llm:
         for _ in range(3):
             llm.complete("t", "hi")
+        assert llm.route("t", "hi").kept == ()
         with pytest.raises(errors.BudgetExceededError, match=r"budget\.per_day"):
             llm.complete("t", "hi")
     with fake("dear", budget={"per_day": "0.03"}, own={"per_day": "0.01"}) as llm:
