@@ -9,24 +9,15 @@ from pathlib import Path
 import faults
 import pytest
 from manager_kit import Make, Run, ask, manager, model
+from rate_kit import Still
 
 from testronaut_llm import LLMManager, errors
 from testronaut_llm.limits import rules
-from testronaut_llm.limits.rate_limiter import RateLimiter
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
 
-class Clock:
-    """A clock that advances only when a test moves it, in seconds."""
-
-    def __init__(self, llm: LLMManager) -> None:
-        self.now = 1000.0
-        llm._caller.services.limiter = RateLimiter(lambda: self.now)
-
-
 def fail(llm: LLMManager, alias: str = "a", times: int = 5) -> None:
-    """Makes calls that fail."""
     for _ in range(times):
         with pytest.raises(errors.AllModelsFailedError):
             llm.complete("t", "hi", model=alias)
@@ -37,9 +28,10 @@ async def test_cooldown_probe_and_recovery(api: Make, mode: str) -> None:
     """Five failures start a cooldown; after it one call probes the model, whose result ends or doubles it."""
     a, b = api("a", faults.error("server_error")), api("b", faults.good())
     async with manager({"a": model("openai", a), "b": model("openai", b)}, retries=0) as llm:
-        clock, hits = Clock(llm), []
+        still, hits = Still(), []
+        llm._caller.services.limiter = still.limiter
         for seconds in (0, 0, 0, 0, 0, 0, 4.9, 0.1, 5, 4.9, 0.1, 0):
-            clock.now += seconds
+            still.now += seconds
             if seconds == 0.1 and len(hits) > 8:
                 a.plan(faults.good())
             before = len(a.asked)
@@ -74,7 +66,6 @@ def test_what_counts_as_a_failure(api: Make, reply: Callable[..., None] | str, c
 
 
 def test_a_call_that_its_caller_ends_is_no_failure(api: Make) -> None:
-    """Short deadlines, and streams that are closed early, start no cooldown."""
     a = api("a", faults.silent)
     with manager({"a": model("openai", a)}, retries=0) as llm:
         for _ in range(5):
@@ -87,36 +78,25 @@ def test_a_call_that_its_caller_ends_is_no_failure(api: Make) -> None:
         assert llm._caller.services.limiter.cooldown("a (openai/gpt-4o-mini)") == (False, 0.0)
 
 
-def test_the_only_model_is_waited_for(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If no other model can answer, the call waits for the end of the cooldown."""
-    monkeypatch.setattr(rules, "FIRST_COOLDOWN", 0.3)
-    a = api("a", faults.error("server_error"))
-    with manager({"a": model("openai", a)}, retries=0) as llm:
-        fail(llm)
-        a.plan(faults.good())
-        answer = llm.complete("t", "hi")
-        assert (answer.model, len(answer.attempts)) == ("a", 1)
-        assert answer.attempts[0].waited > 0.2
-        assert llm.complete("t", "hi").attempts[0].waited < 0.2
-
-
-def test_a_cooldown_is_waited_for_once(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_only_model_is_waited_for_once(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a server is down, a batch does not wait for a cooldown for each of its calls."""
-    monkeypatch.setattr(rules, "FIRST_COOLDOWN", 0.1)
+    monkeypatch.setattr(rules, "FIRST_COOLDOWN", 0.2)
     a = api("a", faults.error("server_error"))
     with manager({"a": model("openai", a)}, retries=0) as llm:
         fail(llm)
         results = llm.batch("t", ["1", "2", "3", "4", "5", "6"], concurrency=6, deadline=30)
-    assert all(isinstance(one, errors.AllModelsFailedError) for one in results), results
-    assert len(a.asked) == 6
+        assert all(isinstance(one, errors.AllModelsFailedError) for one in results), results
+        assert len(a.asked) == 6
+        a.plan(faults.good())
+        first, second = (llm.complete("t", "hi").attempts for _ in range(2))
+    assert (len(first), first[0].waited > 0.2, second[0].waited < 0.2) == (1, True, True)
 
 
 def test_route_shows_cooldowns_waits_and_limits(api: Make) -> None:
-    """`route` drops a model in a cooldown with its reason, and says how long another one would wait."""
     a, b = api("a", faults.error("server_error")), api("b", faults.good())
     rows = {"a": model("openai", a), "b": model("anthropic", b, limits={"rpm": 1})}
     with manager(rows, limits={"openai": {"concurrency": 9}}, retries=0) as llm:
-        Clock(llm)
+        llm._caller.services.limiter = Still().limiter
         assert [one.kept for one in llm.route("t", "hi").candidates] == [True, True]
         fail(llm)
         llm.complete("t", "hi", model="b")
@@ -131,10 +111,8 @@ def test_route_shows_cooldowns_waits_and_limits(api: Make) -> None:
 
 
 def test_the_command_line_names_the_limits(run: Run, tmp_path: Path) -> None:
-    """`route` shows the limits in its table and in its JSON."""
-    (tmp_path / "llm.yaml").write_text(
-        "version: 1\ntasks: {t: {models: [openai/gpt-4o-mini]}}\nlimits: {openai: {rpm: 500, concurrency: 16}}\n"
-    )
+    limited = "version: 1\ntasks: {t: {models: [openai/gpt-4o-mini]}}\nlimits: {openai: {rpm: 500, concurrency: 16}}\n"
+    (tmp_path / "llm.yaml").write_text(limited)
     command = ["route", "t", "hi", "--config", str(tmp_path / "llm.yaml")]
     (row,) = json.loads(run(*command, "--json")[1])["candidates"]
     assert row["limits"] == ["limits.openai (rpm: 500, concurrency: 16)"]
