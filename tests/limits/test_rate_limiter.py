@@ -74,19 +74,19 @@ def test_requests_a_minute() -> None:
 
 
 def test_tokens_are_reserved_by_estimate_and_corrected_by_usage() -> None:
-    """An estimate counts until the answer says what was used; then the next call sends or waits less."""
+    """No small call passes a large one that waits for the same tokens; one under other limits does."""
     still = Still(TPM)
     still.asked(tokens=30)
     still.now += 30
-    second, third, fourth = still.turn(70), still.ticket(80), still.ticket(5)
-    assert not third.turn()
-    assert third.look_in == 60.0
-    second.leave(sent=True, tokens=10, headers={})
-    assert third.woken.is_set()
-    assert not third.turn()
-    assert (third.look_in, third.woken.is_set()) == (30.0, False)
+    running, large, small, other = still.turn(60), still.ticket(80), still.ticket(5), still.ticket(5, rules=())
+    assert [large.turn(), small.turn(), other.turn()] == [False, False, True]
+    assert large.look_in == 60.0
+    running.leave(sent=True, tokens=10, headers={})
+    assert large.woken.is_set()
+    assert not large.turn()
+    assert (large.look_in, large.woken.is_set()) == (30.0, False)
     still.now += 30
-    assert [third.turn(), fourth.turn()] == [True, True]
+    assert [large.turn(), small.turn()] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -108,18 +108,7 @@ def test_only_known_usage_changes_what_is_reserved(given_back: dict[str, object]
     assert still.ticket().turn() is not given_back.get("sent", False)
 
 
-def test_calls_go_in_the_order_they_came() -> None:
-    """A small call does not pass a large one that waits for the same tokens; one under other limits does."""
-    still = Still(TPM)
-    still.asked(tokens=60)
-    large, small, other = still.ticket(80), still.ticket(10), still.ticket(10, rules=())
-    assert [large.turn(), small.turn(), other.turn()] == [False, False, True]
-    still.now += 60
-    assert [large.turn(), small.turn()] == [True, True]
-
-
 def test_a_new_limit_holds_for_the_next_request() -> None:
-    """An edit of `llm.yaml` keeps the counts."""
     still = Still(RPM)
     still.asked()
     still.asked()
@@ -127,13 +116,10 @@ def test_a_new_limit_holds_for_the_next_request() -> None:
     assert {rpm: still.ticket(rules=(Rule(name="limits.p", rpm=rpm),)).turn() for rpm in edits} == edits
 
 
-@pytest.mark.parametrize(
-    "error", [errors.RateLimitError("slow", retry_after=20.0), errors.OverloadedError("busy", retry_after=20.0)]
-)
-def test_a_pause_that_the_provider_asks_for_holds_back_later_calls(error: errors.LLMError) -> None:
+def test_a_pause_that_the_provider_asks_for_holds_back_later_calls() -> None:
     """A retry-after, or headers that report nothing left, delay later calls of the same model only."""
     still = Still()
-    still.asked(error)
+    still.asked(errors.RateLimitError("slow", retry_after=20.0))
     later = still.ticket()
     assert not later.turn()
     assert (later.at_least, later.is_alone) == (20.0, True)
@@ -223,32 +209,28 @@ def test_a_pause_that_ends_while_a_turn_is_asked_for_is_not_waited_for_longer(re
     assert ticket.turn() or ticket.look_in == 0.5
 
 
-def openai(kind: str, remaining: str, reset: str, limit: str = "") -> dict[str, str]:
+def left(kind: str, remaining: str, reset: str, limit: str = "", form: str = "x-ratelimit-{0}-{1}") -> dict[str, str]:
     facts = {"remaining": remaining, "reset": reset, "limit": limit}
-    return {f"x-ratelimit-{name}-{kind}": value for name, value in facts.items() if value}
-
-
-def anthropic(kind: str, reset: str) -> dict[str, str]:
-    return {f"anthropic-ratelimit-{kind}-remaining": "0", f"anthropic-ratelimit-{kind}-reset": reset}
+    return {form.format(name, kind): value for name, value in facts.items() if value}
 
 
 @pytest.mark.parametrize(
     ("headers", "pause"),
     [
-        (openai("requests", "499", "120ms"), 0.0),
-        (openai("requests", "0", "1d2h3m4.5s"), 93784.5),
-        (openai("requests", "-1", "17"), 17.0),
-        (openai("requests", "0", str(NOW + 8)), 8.0),
-        (openai("tokens", "100", "30s"), 30.0),
-        (openai("tokens", "500", "60s", "60500"), 0.5),  # it fills up evenly, and 500 are missing
-        (openai("tokens", "10", "30s", "20"), 30.0),  # never enough: wait for all there is
-        ({**openai("requests", "0", "3s"), **openai("tokens", "0", "5s")}, 5.0),
-        (anthropic("requests", "2026-09-21T14:13:30Z"), 10.0),
-        (anthropic("input-tokens", "2026-09-21T14:13:21+00:00"), 1.0),
-        (openai("requests", "few", "9s"), 0.0),
-        (openai("requests", "0", "soon"), 0.0),
-        (openai("requests", "0", "inf"), 0.0),
-        (openai("requests", "0", ""), 0.0),
+        (left("requests", "499", "120ms"), 0.0),
+        (left("requests", "0", "1d2h3m4.5s"), 93784.5),
+        (left("requests", "-1", "17"), 17.0),
+        (left("requests", "0", str(NOW + 8)), 8.0),
+        (left("tokens", "100", "30s"), 30.0),
+        (left("tokens", "500", "60s", "60500"), 0.5),  # it fills up evenly, and 500 are missing
+        (left("tokens", "10", "30s", "20"), 30.0),  # never enough: wait for all there is
+        ({**left("requests", "0", "3s"), **left("tokens", "0", "5s")}, 5.0),
+        (left("requests", "0", "2026-09-21T14:13:30Z", form="anthropic-ratelimit-{1}-{0}"), 10.0),
+        (left("input-tokens", "0", "2026-09-21T14:13:21+00:00", form="anthropic-ratelimit-{1}-{0}"), 1.0),
+        (left("requests", "few", "9s"), 0.0),
+        (left("requests", "0", "soon"), 0.0),
+        (left("requests", "0", "inf"), 0.0),
+        (left("requests", "0", ""), 0.0),
     ],
 )
 def test_headers_are_read_as_a_pause(headers: dict[str, str], pause: float) -> None:
