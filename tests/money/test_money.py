@@ -28,16 +28,14 @@ def _chat(usage: dict[str, int], **top: Any) -> Reply:
 
     def reply(exchange: Exchange) -> None:
         streams = exchange.request.body.get("stream")
-        text = {"role": "assistant", "content": "hello"}
-        choice = {"index": 0, "delta" if streams else "message": text, "finish_reason": "stop"}
-        kind = "chat.completion.chunk" if streams else "chat.completion"
-        body = json.dumps(
-            {"id": "c", "created": 1, "model": "x", "object": kind, "choices": [choice], **top, "usage": usage}
-        )
+        message = {"role": "assistant", "content": "hello"}
+        choice = {"index": 0, "delta" if streams else "message": message, "finish_reason": "stop"}
+        facts = {"id": "c", "created": 1, "model": "x", "choices": [choice], **top, "usage": usage}
         if streams:
+            body = json.dumps({**facts, "object": "chat.completion.chunk"})
             exchange.respond(200, "text/event-stream", f"data: {body}\n\ndata: [DONE]\n\n".encode())
         else:
-            exchange.respond(200, "application/json", body.encode())
+            exchange.respond(200, "application/json", json.dumps({**facts, "object": "chat.completion"}).encode())
 
     return reply
 
