@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from decimal import Decimal
@@ -31,11 +32,8 @@ def storm(server: FaultServer, *, processes: int, threads: int, kills: int) -> i
 
 def books(later: float = 0.0) -> tuple[Decimal, Decimal]:
     """Returns the spent and the reserved money, some seconds later."""
-    ledger = Ledger(data_dir() / "ledger.sqlite3", clock=lambda: time.time() + later)
-    try:
+    with contextlib.closing(Ledger(data_dir() / "ledger.sqlite3", clock=lambda: time.time() + later)) as ledger:
         return ledger.standing("storm")
-    finally:
-        ledger.close()
 
 
 def test_a_storm_spends_what_the_budget_holds(server: FaultServer) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import decimal
 import json
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -29,16 +28,14 @@ def _chat(usage: dict[str, int], **top: Any) -> Reply:
 
     def reply(exchange: Exchange) -> None:
         streams = exchange.request.body.get("stream")
-        text = {"role": "assistant", "content": "hello"}
-        choice = {"index": 0, "delta" if streams else "message": text, "finish_reason": "stop"}
-        kind = "chat.completion.chunk" if streams else "chat.completion"
-        body = json.dumps(
-            {"id": "c", "created": 1, "model": "x", "object": kind, "choices": [choice], **top, "usage": usage}
-        )
+        message = {"role": "assistant", "content": "hello"}
+        choice = {"index": 0, "delta" if streams else "message": message, "finish_reason": "stop"}
+        facts = {"id": "c", "created": 1, "model": "x", "choices": [choice], **top, "usage": usage}
         if streams:
+            body = json.dumps({**facts, "object": "chat.completion.chunk"})
             exchange.respond(200, "text/event-stream", f"data: {body}\n\ndata: [DONE]\n\n".encode())
         else:
-            exchange.respond(200, "application/json", body.encode())
+            exchange.respond(200, "application/json", json.dumps({**facts, "object": "chat.completion"}).encode())
 
     return reply
 
@@ -61,66 +58,59 @@ def test_no_answer_costs_more_than_was_reserved(api: Make, wrong: dict[str, int]
 
 
 def test_a_budget_ends_though_a_server_counts_nothing(api: Make) -> None:
-    """An answer whose counts are zero, or that has a total only, is not free."""
     a = api("a", _chat({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}), _chat({"total_tokens": 15}))
     made = manager({"a": model("openai", a)}, max_tokens=100, budget={"total": "0.0006"})
     with made as llm, pytest.raises(errors.BudgetExceededError):
         [llm.complete("t", "hi") for _ in range(100)]
 
 
-TIERS = {  # what is asked, what is answered, USD a million tokens of gpt-5's prompt and answer
-    "nothing said": (None, None, 1.25, 10),
-    "asked": ("priority", None, 2.5, 20),
-    "asked, and refused": ("priority", "default", 1.25, 10),
-    "answered": (None, "priority", 2.5, 20),
-    "flex": ("flex", "flex", 0.625, 5),
-    "chosen by the provider": ("auto", "default", 1.25, 10),
-    "chosen by the provider, for more": ("auto", "priority", 2.5, 20),
-}
+TIERS = [  # what is asked, what is answered, USD a million tokens of gpt-5's prompt and answer
+    (None, None, "1.25", 10),
+    ("priority", None, "2.5", 20),
+    ("priority", "default", "1.25", 10),
+    (None, "priority", "2.5", 20),
+    ("flex", "flex", "0.625", 5),
+    ("auto", "default", "1.25", 10),  # chosen by the provider
+    ("auto", "priority", "2.5", 20),
+]
 
 
 @pytest.mark.parametrize(("place", "mode"), [("model", "complete"), ("call", "astream")])
-@pytest.mark.parametrize("case", TIERS)
-def test_the_tier_that_answered_prices_the_cost(api: Make, case: str, place: str, mode: str) -> None:
+@pytest.mark.parametrize(("asked", "answered", "prompt_price", "answer_price"), TIERS)
+def test_the_tier_that_answered_prices_the_cost(
+    api: Make, asked: str | None, answered: str | None, prompt_price: str, answer_price: int, place: str, mode: str
+) -> None:
     """If the answer names no tier, the requested one is used."""
-    asked, answered, prompt, answer_price = TIERS[case]
     extra = {"service_tier": asked} if asked else {}
     a = api("a", _chat(GOOD, **({"service_tier": answered} if answered else {})))
     row = model("openai", a, model="openai/gpt-5", price=None, extra=extra if place == "model" else {})
     with manager({"a": row}) as llm:
         answer = _run(llm, mode, extra=extra if place == "call" else {})
-    assert answer.cost == (10 * Decimal(str(prompt)) + 5 * Decimal(answer_price)) / 1_000_000
-    assert str(answer.cost_source).endswith("(priority)") is (prompt == 2.5)
+    assert answer.cost == (10 * Decimal(prompt_price) + 5 * answer_price) / 1_000_000
+    assert str(answer.cost_source).endswith("(priority)") is (answer_price == 20)
     assert a.bodies[0].get("service_tier") == asked
 
 
-@pytest.mark.parametrize(("asked", "times"), [(None, 1), ("default", 1), ("priority", 2), ("auto", 2), ("flex", 0.5)])
-def test_the_tier_that_is_asked_for_prices_the_bound(asked: str | None, times: float) -> None:
-    """The worst case of `auto` is the most expensive tier."""
-    plain = {"model": "openai/gpt-5"}
-    with manager({"a": {**plain, "extra": {"service_tier": asked} if asked else {}}, "b": plain}) as llm:
-        bounds = {one.alias: one.worst_cost for one in llm.route("t", "hi").candidates}
-    assert bounds["b"]
-    assert bounds["a"] == bounds["b"] * Decimal(str(times))
-
-
 @pytest.mark.parametrize(
-    ("name", "extra"),
+    ("name", "extra", "times"),
     [
-        ("openai/gpt-5", {"service_tier": "scale"}),
-        ("openai/gpt-4o", {"service_tier": "flex"}),
-        ("anthropic/claude-opus-4-6", {"speed": "fast"}),
-        ("openai/gpt-5", {"service_tier": "above_272k_tokens"}),
-        ("openai/gpt-5", {"service_tier": ["priority"]}),
+        *(("openai/gpt-5", {}, 1), ("openai/gpt-5", {"service_tier": "default"}, 1)),
+        *(("openai/gpt-5", {"service_tier": "priority"}, 2), ("openai/gpt-5", {"service_tier": "flex"}, 0.5)),
+        ("openai/gpt-5", {"service_tier": "auto"}, 2),  # the most expensive tier
+        *(("openai/gpt-5", {"service_tier": "scale"}, None), ("openai/gpt-4o", {"service_tier": "flex"}, None)),
+        ("openai/gpt-5", {"service_tier": "above_272k_tokens"}, None),
+        ("openai/gpt-5", {"service_tier": ["priority"]}, None),
+        ("anthropic/claude-opus-4-6", {"speed": "fast"}, None),
     ],
 )
-def test_a_tier_without_a_price_is_unknown(name: str, extra: dict[str, Any]) -> None:
-    """The standard price is not used: a budget refuses the tier, and `price:` sets its price."""
-    row = {"model": name, "extra": extra}
-    with manager({"a": row, "b": {**row, "price": {"input": 1, "output": 2}}}) as llm:
-        listed, priced = llm.route("t", "hi").candidates
-    assert (listed.worst_cost, listed.est_cost) == (None, None)
-    assert priced.worst_cost
+def test_the_tier_that_is_asked_for_prices_the_bound(name: str, extra: dict[str, Any], times: float | None) -> None:
+    """The standard price is not used for an unknown tier: a budget refuses it, and `price:` sets its price."""
+    plain, asked = {"model": name}, {"model": name, "extra": extra}
+    with manager({"a": plain, "b": asked, "c": {**asked, "price": {"input": 1, "output": 2}}}) as llm:
+        standard, listed, priced = (one.worst_cost for one in llm.route("t", "hi").candidates)
+    assert standard
+    assert listed == (None if times is None else standard * Decimal(str(times)))
+    assert priced
 
 
 def test_an_answer_of_a_tier_without_a_price_has_no_known_cost(api: Make) -> None:
@@ -148,8 +138,6 @@ def test_a_call_keeps_to_its_limit_through_cuts_and_repairs(api: Make, limit: st
 
 
 def test_what_extra_adds_to_the_prompt_is_part_of_its_bound() -> None:
-    """Documents count as prompt, since the model reads them; numbers and names do not."""
-
     def bound(**extra: Any) -> Decimal:
         with manager({"a": model("openai", "http://127.0.0.1:9", extra=extra)}) as llm:
             return llm.route("t", "hi").candidates[0].worst_cost or Decimal(0)
@@ -159,23 +147,19 @@ def test_what_extra_adds_to_the_prompt_is_part_of_its_bound() -> None:
 
 
 @pytest.fixture
-def hostile() -> Iterator[None]:
+def hostile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sets the decimal context of a host program, in this thread and in every later one."""
-    contexts = decimal.getcontext(), decimal.DefaultContext
-    before = [context.copy() for context in contexts]
-    for context in contexts:
-        context.prec, context.rounding, context.capitals = 2, decimal.ROUND_UP, 0
-        for signal in (decimal.Inexact, decimal.Rounded, decimal.Clamped, decimal.FloatOperation, decimal.Underflow):
-            context.traps[signal] = True
-    yield
-    for context, old in zip(contexts, before, strict=True):
-        context.prec, context.rounding = old.prec, old.rounding
-        context.capitals, context.traps = old.capitals, old.traps
+    signals = decimal.Inexact, decimal.Rounded, decimal.Clamped, decimal.FloatOperation, decimal.Underflow
+    for context in (decimal.getcontext(), decimal.DefaultContext):
+        for name, value in {"prec": 2, "rounding": decimal.ROUND_UP, "capitals": 0}.items():
+            monkeypatch.setattr(context, name, value)
+        for signal in signals:
+            monkeypatch.setitem(context.traps, signal, True)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_hosts_decimals_change_no_amount(api: Make, mode: str, hostile: None) -> None:
-    """Precision, rounding and traps of the host change no price, budget, sum or report."""
+@pytest.mark.usefixtures("hostile")
+def test_the_hosts_decimals_change_no_amount(api: Make, mode: str) -> None:
     a = api("a", faults.good(usage=(111, 77)))
     budget = {"per_day": "98.7654321", "per_call": "1.23456789", "scope": "hostile"}
     models = {

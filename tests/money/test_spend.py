@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from manager_kit import Run
@@ -19,8 +20,7 @@ from testronaut_llm.money.report import Spend, report
 from testronaut_llm.records import Attempt, Usage
 from testronaut_llm.support.paths import data_dir
 
-Spent = tuple[float, str, str, str | None]
-"""Days ago, task, model, cost of an attempt."""
+Spent = tuple[float, str, str, str | None]  # days ago, task, model, cost of an attempt
 NOON = 20_000 * 86_400.0 + 43_200
 CONFIG = """version: 1
 models: {m: {model: openai/m, price: {input: 1, output: 1}}}
@@ -31,7 +31,6 @@ budget: {scope: mine, per_month: 4, total: 100}
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes a folder with an `llm.yaml`."""
     (tmp_path / "llm.yaml").write_text(CONFIG)
     monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
     monkeypatch.chdir(tmp_path)
@@ -60,8 +59,7 @@ def spent() -> None:
 
 
 @pytest.mark.usefixtures("spent")
-def test_the_tables_show_sums_and_limits(run: Run, tmp_path: Path) -> None:
-    """Sums are by day, task and model, and each limit has its remaining money."""
+def test_the_tables_show_sums_and_limits(run: Run) -> None:
     code, out, _ = run("spend")
     assert code == 0
     assert "t\t2\t1\t2,000\t20\t$0.75\t$0.12\n" in out
@@ -86,39 +84,40 @@ def test_each_form_tells_the_same(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("spent")
-def test_prune_keeps_the_sums(run: Run) -> None:
-    """Old requests become sums."""
-    before = json.loads(run("spend", "--json")[1])["rows"]
-    assert run("spend", "prune", "--older-than", "1d")[2] == "single requests deleted: 1; their sums stay\n"
-    assert json.loads(run("spend", "--json")[1])["rows"] == before
+def test_prune_keeps_the_sums_and_the_use_of_limits(run: Run) -> None:
+    def sums() -> tuple[Any, ...]:
+        found = json.loads(run("spend", "--json")[1])
+        return found["rows"], found["total"], {one["name"]: one["left"] for one in found["limits"]}
+
+    before = sums()
+    for older_than, deleted in (("1d", 1), ("9999-01-01", 3), ("9999-01-01", 0)):
+        told = f"single requests deleted: {deleted}; their sums stay\n"
+        assert run("spend", "prune", "--older-than", older_than)[2] == told
+        assert sums() == before
 
 
 def test_nothing_spent(run: Run, tmp_path: Path) -> None:
-    """Each form says so, and no ledger is made."""
     code, out, err = run("spend", "--since", "2026-01-01")
     assert (code, err) == (0, "nothing has been spent since 2026-01-01 for mine\n")
     assert out.startswith("limit\t")
     run("spend", "--html", "page.html")
     assert "Nothing has been spent yet." in (tmp_path / "page.html").read_text()
+    assert run("spend", "prune", "--older-than", "1d")[2] == "single requests deleted: 0; their sums stay\n"
     assert not data_dir().exists()
     free = page(spend_of((0, "t", "free", "0")))  # has a sentence instead of empty charts
     assert "Nothing has been spent yet: every answer so far was free, stored, or of unknown price." in free
     assert "By task" not in free
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        ("--since soon", "expected a day such as"),
-        ("--json --html x", "expected one of them"),
-        ("--html missing/page.html", "cannot write missing/page.html"),
-        ("prune --older-than old", "expected a day such as"),
-    ],
-)
-def test_what_is_wrong_is_said(run: Run, arguments: str, says: str) -> None:
-    """The exit code is 2, with one message."""
-    code, _, err = run("spend", *arguments.split())
-    assert (code, says in err) == (2, True), err
+def test_what_is_wrong_is_said(run: Run) -> None:
+    for arguments, says in {
+        "--since soon": "expected a day such as",
+        "--json --html x": "expected one of them",
+        "--html missing/page.html": "cannot write missing/page.html",
+        "prune --older-than old": "expected a day such as",
+    }.items():
+        code, _, err = run("spend", *arguments.split())
+        assert (code, says in err) == (2, True), err
 
 
 def spend_of(*spent: Spent, limits: tuple[Limit, ...] = ()) -> Spend:
@@ -146,14 +145,9 @@ def test_bars_are_stacked_and_merged() -> None:
     parts = re.compile(r'<i class="(\w+)" style="height:([\d.]+)%" title="(.*?): (.*?), (.*?)">')
     few = spend_of((1, "t", "a", "1"), (1, "t", "b", "3"), (0, "t", "a", "2"))
     first, last = few.by_day
-    assert parts.findall(page(few)) == [
-        ("s0", "25.00", first, "a", "$1.00"),
-        ("s1", "75.00", first, "b", "$3.00"),
-        ("s0", "50.00", last, "a", "$2.00"),
-    ]
+    bars = [("s0", "25.00", first, "a", "$1.00"), ("s1", "75.00", first, "b", "$3.00")]
+    assert parts.findall(page(few)) == [*bars, ("s0", "50.00", last, "a", "$2.00")]
     many = parts.findall(page(spend_of(*((float(n), "t", f"m{n % 9}", f"{1 + n % 9}") for n in range(124)))))
-    assert {(kind, name) for kind, _, _, name, _ in many} == {
-        *((f"s{place}", f"m{8 - place}") for place in range(6)),
-        ("others", "others"),
-    }
+    kinds = {name: kind for kind, _, _, name, _ in many}
+    assert kinds == {**{f"m{8 - place}": f"s{place}" for place in range(6)}, "others": "others"}
     assert [*dict.fromkeys(day for _, _, day, _, _ in many)] == ["2024-06", "2024-07", "2024-08", "2024-09", "2024-10"]

@@ -21,6 +21,7 @@ from testronaut_llm.money.token_counter import KEPT, VOCABULARIES, TokenCounter,
 from testronaut_llm.records import Message, Usage
 
 FRANCE = "What is the capital of France?"
+CLAUDE = "anthropic/claude-haiku-4-5"
 LISTING = "total 8\ndrwxr-xr-x 2 root root 4096 Jan  1 00:00 bin\n-rw-r--r-- 1 root root  220 Jan  1 00:00 .profile\n"
 
 
@@ -35,74 +36,68 @@ def prompt(*texts: str, system: str | None = None) -> tuple[Message, ...]:
 
 
 @pytest.fixture
-def counter(tmp_path: Path) -> TokenCounter:
-    return TokenCounter(tmp_path / "tokens.jsonl")
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "tokens.jsonl"
+
+
+@pytest.fixture
+def counter(path: Path) -> TokenCounter:
+    return TokenCounter(path)
 
 
 # Charged by the providers, as their public documentation and recorded answers show.
 @pytest.mark.parametrize(
-    ("reference", "messages", "charged"),
+    ("who", "messages", "charged"),
     [
-        ("openai/gpt-4o", prompt(FRANCE), 14),
-        ("openai/gpt-4", prompt(FRANCE), 14),
-        ("openai/gpt-3.5-turbo", prompt(FRANCE, system="You are a helpful assistant."), 24),
-        ("openai/gpt-5", prompt(FRANCE), 13),
-        ("openai/ft:gpt-4o-mini-2024-07-18:acme::x", prompt(FRANCE), 14),
-        ("anthropic/claude-haiku-4-5", prompt(FRANCE), 14),
-        ("anthropic/claude-haiku-4-5", prompt(FRANCE, "{"), 15),
-        ("ollama/llama3.1", prompt("Hey! How are you?"), 16),
-        ("embedded/smollm2-135m", prompt("Say hello."), 33),
-        ("embedded/smollm2-135m", prompt("Say hello.", system="You check command-line tools. Be brief."), 27),
+        (model("openai/gpt-4o"), prompt(FRANCE), 14),
+        (model("openai/gpt-4"), prompt(FRANCE), 14),
+        (model("openai/gpt-3.5-turbo"), prompt(FRANCE, system="You are a helpful assistant."), 24),
+        (model("openai/gpt-5"), prompt(FRANCE), 13),
+        (model("openai/ft:gpt-4o-mini-2024-07-18:acme::x"), prompt(FRANCE), 14),
+        (model("openai/text-embedding-3-small"), prompt("hello world"), 2),
+        (model("azure/mine", base_model="gpt-5"), prompt(FRANCE), 13),
+        (model("azure/mine"), prompt(FRANCE), 14),  # as OpenAI's usual one
+        (model(CLAUDE), prompt(FRANCE), 14),
+        (model(CLAUDE), prompt(FRANCE, "{"), 15),
+        (model(CLAUDE, reasoning="low"), prompt(FRANCE), 14 + 29),
+        (model(CLAUDE, reasoning="off"), prompt(FRANCE), 14),
+        (model("ollama/llama3.1"), prompt("Hey! How are you?"), 16),
+        (model("embedded/smollm2-135m"), prompt("Say hello."), 33),
+        (model("embedded/smollm2-135m"), prompt("Say hello.", system="You check command-line tools. Be brief."), 27),
     ],
 )
 def test_short_prompts_are_counted_to_the_token(
-    counter: TokenCounter, reference: str, messages: Sequence[Message], charged: int
+    counter: TokenCounter, who: ModelConfig, messages: Sequence[Message], charged: int
 ) -> None:
-    """Text, message framing and the reply's priming, by the rules of each family."""
-    assert counter.estimate(model(reference), messages) == charged
-
-
-def test_base_models_and_embeddings(counter: TokenCounter) -> None:
-    """A deployment counts as its base model, else as OpenAI's usual one; texts to embed have no framing."""
-    assert counter.estimate(model("azure/mine", base_model="gpt-5"), prompt(FRANCE)) == 13
-    assert counter.estimate(model("azure/mine"), prompt(FRANCE)) == 14
-    texts = prompt("hello world")
-    assert counter.estimate(model("openai/text-embedding-3-small"), texts) == 2
-    assert counter.estimate(model("ollama/all-minilm"), texts, embedding=True) == 2
+    assert counter.estimate(who, messages) == charged
 
 
 @pytest.mark.parametrize(
-    ("names", "family"),
+    ("names", "family", "key"),
     [
-        ("anthropic/claude-sonnet-4-20250514 openrouter/anthropic/claude-3.5-sonnet", "claude"),
-        ("anthropic/claude-opus-4-7-20260416 anthropic/claude-sonnet-5-5", "claude-5"),
-        ("groq/openai/gpt-oss-120b", "gpt-oss"), ("openai/gpt-4.1-mini", "openai"), ("ollama/gemma3:1b", "gemma"),
-        ("openai/o1 openai/gpt-6-luna", "openai-reasoning"), ("mistral/mistral-small-latest", ""),
+        ("anthropic/claude-sonnet-4-20250514 anthropic/claude-haiku-4-5", "claude", "anthropic:claude"),
+        ("openrouter/anthropic/claude-3.5-sonnet", "claude", "openrouter:claude"),  # a provider has its own framing
+        ("anthropic/claude-opus-4-7-20260416 anthropic/claude-sonnet-5-5", "claude-5", "anthropic:claude-5"),
+        ("groq/openai/gpt-oss-120b", "gpt-oss", "groq:gpt-oss"), ("openai/gpt-4.1-mini", "openai", "openai:openai"),
+        ("ollama/gemma3:1b", "gemma", "ollama:gemma3"),  # a local model has its own chat template
+        ("openai/o1 openai/gpt-6-luna", "openai-reasoning", "openai:openai-reasoning"),
+        ("mistral/mistral-small-latest", "", "mistral:mistral-small-latest"),
     ],
 )  # fmt: skip
-def test_names_find_their_family(names: str, family: str) -> None:
-    """A model counts as its family does, with any provider."""
-    assert {family_of(model(name)).name for name in names.split()} == {family}
+def test_names_find_their_family_and_what_it_has_learned(names: str, family: str, key: str) -> None:
+    found = {(family_of(one).name, memory_key(one, family_of(one))) for one in map(model, names.split())}
+    assert found == {(family, key)}
 
 
-def test_cloud_models_learn_by_family_and_local_ones_by_model() -> None:
-    """A family shares a tokenizer and a provider its framing; a local model has its own chat template."""
-    names = ("anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-4-5", "ollama/llama3.1:8b", "xai/grok-9")
-    keys = [memory_key(one, family_of(one)) for one in map(model, names)]
-    assert keys == ["anthropic:claude", "anthropic:claude", "ollama:llama3.1", "xai:grok-9"]
-
-
-def test_system_text_schema_and_thinking_count(counter: TokenCounter) -> None:
-    """All sent tokens count: a system message, the schema on the wire, and those that thinking adds."""
+def test_system_text_and_schema_count(counter: TokenCounter) -> None:
     schema = json.dumps({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]})
-    for reference in ("openai/gpt-4o", "anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-5-5"):
-        plain = counter.estimate(model(reference), prompt(FRANCE))
-        assert counter.estimate(model(reference), prompt(FRANCE, system="Answer in one word.")) > plain
-        assert counter.estimate(model(reference), prompt(FRANCE), schema) > plain + 10
-    llama, claude = model("ollama/llama3.1"), "anthropic/claude-haiku-4-5"
+    for who in map(model, ("openai/gpt-4o", CLAUDE, "anthropic/claude-sonnet-5-5")):
+        plain = counter.estimate(who, prompt(FRANCE))
+        assert counter.estimate(who, prompt(FRANCE, system="Answer in one word.")) > plain
+        assert counter.estimate(who, prompt(FRANCE), schema) > plain + 10
+    llama = model("ollama/llama3.1")
     assert counter.estimate(llama, prompt(FRANCE), schema) == counter.estimate(llama, prompt(FRANCE))
-    assert counter.estimate(model(claude, reasoning="low"), prompt(FRANCE)) == 14 + 29
-    assert counter.estimate(model(claude, reasoning="off"), prompt(FRANCE)) == 14
+    assert counter.estimate(model("ollama/all-minilm"), prompt("hello world"), embedding=True) == 2
 
 
 def test_nothing_is_downloaded_and_the_environment_stays(tmp_path: Path) -> None:
@@ -121,7 +116,6 @@ def test_nothing_is_downloaded_and_the_environment_stays(tmp_path: Path) -> None
 
 
 def test_without_the_vocabularies_tokens_are_guessed_from_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If LiteLLM ships no vocabulary, counts are less exact, and calls work."""
     monkeypatch.setitem(VOCABULARIES, "o200k", {"file": "no-such-file", "pattern": ""})
     monkeypatch.setattr(token_counter, "_encoding", token_counter._encoding.__wrapped__)
     assert [count.__wrapped__("o200k", "x" * length) for length in (36, 0)] == [10, 0]
@@ -145,20 +139,15 @@ def test_estimates_never_exceed_the_bound(counter: TokenCounter) -> None:
     """This holds for any family, with thinking and a schema, and for characters that become eighteen."""
     schema = json.dumps({"type": "object", "properties": {f"field_{n}": {"type": "string"} for n in range(20)}})
     messages = prompt(LISTING, "A listing.", FRANCE, system="Be brief.")
-    for name in ("openai/gpt-4o", "anthropic/claude-haiku-4-5"):
+    for name in ("openai/gpt-4o", CLAUDE):
         assert counter.estimate(model(name, reasoning="high"), messages, schema) < counter.upper_bound(messages, schema)
     assert counter.upper_bound(prompt("\ufdfa" * 100)) > 100 * len("\ufdfa".encode())
-
-
-def test_the_cautious_estimate_has_the_familys_margin(counter: TokenCounter) -> None:
-    """The margin is small for a real tokenizer and larger for a guess."""
     names = ("openai/gpt-4o", "anthropic/claude-sonnet-5", "xai/grok-9")
-    assert [counter.cautious(model(name), 1000) for name in names] == [1020, 1150, 1300]
+    assert [counter.cautious(model(name), 1000) for name in names] == [1020, 1150, 1300]  # larger for a guess
 
 
 @pytest.mark.parametrize(("slope", "offset"), [(1.4, 30), (0.8, 10)])
 def test_an_unknown_family_is_learned_in_a_few_calls(counter: TokenCounter, slope: float, offset: float) -> None:
-    """A few answers are enough to learn any tokenizer and template."""
     who, errors = model("xai/grok-9"), []
     for repeated in (30, 6, 50, 2, 20, 90, 4):
         messages = prompt("analyse the output of this command and list every flag " * repeated)
@@ -172,7 +161,7 @@ def test_an_unknown_family_is_learned_in_a_few_calls(counter: TokenCounter, slop
 
 def test_outliers_do_not_move_the_estimate(counter: TokenCounter) -> None:
     """One prompt in six with uncounted content does not change the estimates of the others."""
-    who = model("anthropic/claude-haiku-4-5")
+    who = model(CLAUDE)
     before = {n: counter.estimate(who, prompt(LISTING * n)) for n in range(1, 25)}
     for n, charged in before.items():
         estimate = counter.estimate(who, prompt(LISTING * n))
@@ -184,10 +173,8 @@ def test_outliers_do_not_move_the_estimate(counter: TokenCounter) -> None:
     assert counter.estimate(exact, prompt(FRANCE)) == 14  # where the tokenizer is the provider's own
 
 
-def test_only_reported_usage_of_our_own_estimates_teaches(tmp_path: Path) -> None:
-    """Estimated usage, estimates of others and empty usage are not learned from."""
-    path = tmp_path / "tokens.jsonl"
-    counter, who = TokenCounter(path), model("xai/grok-9")
+def test_only_reported_usage_of_our_own_estimates_teaches(path: Path, counter: TokenCounter) -> None:
+    who = model("xai/grok-9")
     estimate = counter.estimate(who, prompt(FRANCE))
     counter.observe("t", who, estimate, Usage(prompt_tokens=900, completion_tokens=900, estimated=True))
     counter.observe("t", who, estimate, Usage())
@@ -221,61 +208,48 @@ def points(path: Path, who: str = "xai:grok-9") -> list[int]:
     return [charged + 5 for _, charged in counter._points[who]]  # beyond the framing
 
 
-def test_what_was_learned_survives_the_process(tmp_path: Path) -> None:
-    """Each observation is appended to the file at once; the next process reads it."""
-    path, who = tmp_path / "data" / "tokens.jsonl", model("xai/grok-9")
-    first = TokenCounter(path)
-    before = first.estimate(who, prompt(LISTING))
-    learn(first, *[2 * before] * 5)
+def test_what_was_learned_survives_the_process(path: Path, counter: TokenCounter) -> None:
+    who = model("xai/grok-9")
+    before = counter.estimate(who, prompt(LISTING))
+    learn(counter, *[2 * before] * 5)
     assert path.read_text().count("\n") == 5
     again = TokenCounter(path)
-    assert again.estimate(who, prompt(LISTING)) == first.estimate(who, prompt(LISTING)) == 2 * before
+    assert again.estimate(who, prompt(LISTING)) == counter.estimate(who, prompt(LISTING)) == 2 * before
     assert again.answer_length("t", who, 800) == 3
+    others = [again, TokenCounter(path), TokenCounter(path)]  # of processes that write at once
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda n: learn(others[n % 3], n), range(100, 130)))
+    assert sorted(points(path)[2:]) == list(range(100, 130))
 
 
-def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A family keeps a few dozen observations, and a long file is shortened when it is read."""
-    path = tmp_path / "tokens.jsonl"
+def test_memory_and_file_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long file is shortened when it is read; estimates whose answers never arrive are forgotten."""
     learn(TokenCounter(path), *range(100, 109 + KEPT))
     assert points(path) == list(range(109, 109 + KEPT))
     size = path.stat().st_size
     monkeypatch.setattr(token_counter, "_LARGEST_FILE", size // 2)
     assert points(path) == list(range(120, 109 + KEPT))
     assert path.stat().st_size < size * 0.6
-
-
-def test_a_long_process_remembers_few_estimates(counter: TokenCounter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Estimates whose answers never arrive do not fill the memory."""
     monkeypatch.setattr(token_counter, "_ESTIMATES", 2)
+    counter = TokenCounter(path)
     for n in range(9):
         counter.estimate(model("openai/gpt-4o"), prompt("x " * n))
     assert len(counter._estimates) == 2
 
 
-def test_a_damaged_line_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """There is one warning; the other lines count."""
-    path = tmp_path / "tokens.jsonl"
+def test_a_damaged_line_is_skipped(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     learn(TokenCounter(path), 70)
     with path.open("ab") as file:
         file.write(b'{\n[]\n3\n["xai:grok-9", "x", 1, "t", "m", 2]\n[[], 1, 1, "t", "m", 2]\n\xff\n')
     learn(TokenCounter(path), 80)
     assert points(path) == [70, 80]
-    assert caplog.text.count("token_memory_unreadable") == 2  # counters
+    assert caplog.text.count("token_memory_unreadable") == 2  # one for each counter
 
 
-def test_a_folder_that_cannot_be_used_costs_no_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Observations stay in memory, with one warning."""
-    (tmp_path / "file").write_text("")
-    counter = TokenCounter(tmp_path / "file" / "tokens.jsonl")
+def test_a_folder_that_cannot_be_used_costs_no_call(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path.parent.mkdir()
+    path.write_text("")
+    counter = TokenCounter(path / "tokens.jsonl")
     learn(counter, 70, 80)
     assert len(counter._points["xai:grok-9"]) == 2
     assert caplog.text.count("event=") == 1
-
-
-def test_processes_do_not_lose_each_others_observations(tmp_path: Path) -> None:
-    """Each process appends complete lines."""
-    path = tmp_path / "tokens.jsonl"
-    counters = [TokenCounter(path) for _ in range(3)]
-    with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda n: learn(counters[n % 3], n), range(100, 130)))
-    assert sorted(points(path)) == list(range(100, 130))
