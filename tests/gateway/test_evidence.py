@@ -38,7 +38,6 @@ FINISH = {
 
 @pytest.mark.parametrize("case", FINISH)
 def test_a_finish_is_what_was_received(case: str) -> None:
-    """A finish reason counts only if the provider's own field holds one."""
     text, finish = FINISH[case]
     assert examine(text).finish == finish
 
@@ -96,7 +95,6 @@ READ: dict[str, tuple[str, dict[str, int]]] = {
 
 @pytest.mark.parametrize("case", READ)
 def test_counts_are_read_by_the_names_of_each_wire(case: str) -> None:
-    """Each count is found under its provider's name, with what that provider includes in it."""
     body, expected = READ[case]
     assert _counts(body) == expected
 
@@ -117,7 +115,6 @@ HUGE = (-1, 2**63, 401, 20.0, float("nan"), float("inf"), "20", True, [20], {"n"
 
 
 def test_an_impossible_count_is_estimated_alone() -> None:
-    """An impossible count is estimated and named; the other one is as reported."""
     for wrong in HUGE:
         found = _proven({"prompt_tokens": 30, "completion_tokens": wrong})
         assert found == ((30, 22, 0, 0), True, "completion_tokens"), wrong
@@ -128,7 +125,6 @@ def test_an_impossible_count_is_estimated_alone() -> None:
 
 @pytest.mark.parametrize("wrong", [-1, 2**63, "5", 5.0, True, 31], ids=repr)
 def test_impossible_cached_tokens_lower_no_price(wrong: Any) -> None:
-    """Without a valid count of cached tokens the prompt is paid in full; Anthropic's prompt is then unknown."""
     found = _proven({**GOOD, "prompt_tokens_details": {"cached_tokens": wrong}})
     assert found == ((30, 20, 0, 0), True, "cached_tokens")
     if wrong != 31:
@@ -159,18 +155,15 @@ OTHERS: dict[str, tuple[dict[str, Any], tuple[int, ...], bool]] = {
 
 @pytest.mark.parametrize("case", OTHERS)
 def test_missing_counts_are_estimated(case: str) -> None:
-    """Missing counts are marked as estimated; reasoning is added if the numbers show that it is separate."""
     usage, used, estimated = OTHERS[case]
     assert _proven(usage)[:2] == (used, estimated)
 
 
 def test_an_answer_without_text_may_have_no_tokens() -> None:
-    """A refusal before the first token costs only its prompt."""
     assert _proven({"prompt_tokens": 30, "completion_tokens": 0}, text=False) == ((30, 0, 0, 0), False, "")
 
 
 def test_geminis_thoughts_are_beside_its_answer() -> None:
-    """Gemini's thoughts are added to its answer, unless its total includes them."""
     usage = {"promptTokenCount": 30, "candidatesTokenCount": 20, "thoughtsTokenCount": 5}
     assert _proven(usage, wire="usageMetadata") == ((30, 25, 0, 5), False, "")
     assert _proven({**usage, "totalTokenCount": 50}, wire="usageMetadata") == ((30, 20, 0, 5), False, "")
@@ -201,6 +194,5 @@ SERVICES = {
 
 @pytest.mark.parametrize("case", SERVICES)
 def test_the_service_tier_is_the_one_that_answered(case: str) -> None:
-    """The tier is the one that the body names; the standard tier is empty."""
     document, service = SERVICES[case]
     assert examine(json.dumps(document)).service == service

@@ -93,7 +93,6 @@ async def test_an_endless_name_of_a_model_is_not_passed_on(server: FaultServer, 
 
 @pytest.mark.parametrize("case", BODIES)
 async def test_bodies_are_bounded(server: FaultServer, case: str) -> None:
-    """A body is refused when it becomes too large, also when it is unpacked; a long valid one is read."""
     status, sent, body, refusal = BODIES[case]
     packed = case in ("too many vectors", "comments")
     api = server.plan(
@@ -127,7 +126,6 @@ async def test_bodies_are_bounded(server: FaultServer, case: str) -> None:
 async def test_packed_bodies_are_unpacked_once(
     server: FaultServer, encoding: str, body: bytes, found: str | None
 ) -> None:
-    """One layer of gzip or deflate is unpacked; chains, other encodings and broken ones are refused."""
     api = server.plan("a", faults.raw(200, body, content_encoding=encoding))
     with contextlib.nullcontext() if found is not None else pytest.raises(BodyError):
         async with connected(api.url) as (client, exchange):
@@ -154,7 +152,6 @@ async def test_a_packed_stream_does_not_hold_up_the_event_loop(server: FaultServ
 
 
 async def test_clients_are_used_again_and_retired(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client serves the next attempt at its endpoint, without cookies; surplus and idle ones are closed."""
     monkeypatch.setattr(clients_module, "_MOST_IDLE", 2)
     clients, used = Clients(), []
     for url in ("http://a", "http://b", "http://c", "http://c"):
@@ -176,7 +173,6 @@ async def test_clients_are_used_again_and_retired(monkeypatch: pytest.MonkeyPatc
 
 
 def test_another_event_loop_has_clients_of_its_own() -> None:
-    """A connection is used in one event loop only."""
     clients, used = Clients(), []
 
     async def use() -> None:
@@ -200,7 +196,6 @@ def _parts(thing: object, depth: int = 3) -> object:
 async def test_a_rotated_key_leaves_none_behind(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch, wire: str
 ) -> None:
-    """A kept client holds a key only during an attempt, and the next one sends the new key."""
     api, gateway, made = server.plan("a", faults.good()), Gateway(str), []
     client = Connection.client
     monkeypatch.setattr(Connection, "client", lambda *a, **k: made.append(new := client(*a, **k)) or new)

@@ -62,7 +62,6 @@ async def test_litellm_asks_no_server_about_a_model(api: Make, monkeypatch: pyte
 
 
 def test_nothing_else_reaches_inside() -> None:
-    """No private name of LiteLLM or an SDK is used, and no class of theirs is changed or subclassed."""
     for module in modules():
         inner = re.findall(r"\b(?:litellm|openai|anthropic|httpx|httpx2|httpcore)(?:\.\w+)*\._\w+", module.text)
         assert not [one for one in inner if not re.fullmatch(r"(openai|anthropic)\._base_client", one)]  # logger names
@@ -97,7 +96,6 @@ async def test_a_warning_never_turns_an_answer_into_a_failure(
 
 
 def test_the_hosts_own_warnings_are_shown() -> None:
-    """Outside our calls, and in other contexts during them, warnings are raised as the host wants."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with inside(object()):

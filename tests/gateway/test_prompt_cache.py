@@ -20,7 +20,6 @@ MARKED = [{"type": "text", "text": SYSTEM, "cache_control": {"type": "ephemeral"
     ("openai", True, SYSTEM, SYSTEM),
 ])  # fmt: skip
 def test_the_system_text_is_marked(api: Make, wire: str, marks: bool, system: str | None, sent: Any) -> None:
-    """The last stable part has one mark if the wire needs it; a question has none."""
     a = api("a", faults.good())
     with manager({"a": model(wire, a)}, prompt_cache=marks, system=system) as llm:
         llm.complete("t", "What is ls?")

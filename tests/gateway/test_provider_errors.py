@@ -43,7 +43,6 @@ STATUSES: dict[int, type[errors.LLMError]] = {
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_a_body_that_says_nothing_leaves_the_status(status: int) -> None:
-    """A body without a known code leaves the decision to the status."""
     for body in ("", "null", "[]", "[1]", "{}", "<html><b>oops</b></html>", '{"error": 3}', "{cut"):
         assert _kind(status, body) is STATUSES[status], body
     assert _kind(None, "") is kind_of(None, Complaint()) is errors.ServerError
@@ -81,7 +80,6 @@ JUDGED: list[tuple[int | None, Any, type[errors.LLMError]]] = [
 
 @pytest.mark.parametrize(("status", "error", "expected"), JUDGED)
 def test_codes_then_words_then_the_status(status: int | None, error: Any, expected: type[errors.LLMError]) -> None:
-    """A known code decides, then the status or known words under it."""
     assert _kind(status, {"error": error}) is expected
 
 
@@ -98,7 +96,6 @@ NUMBERED = [
 
 @pytest.mark.parametrize("form", NUMBERED, ids=json.dumps)
 def test_a_number_inside_a_200_is_judged_as_that_status(form: dict[str, Any]) -> None:
-    """A status inside a 200, as number or text, decides as it would have outside."""
     for status in (402, 404, 429, 503):
         for spelled in (status, str(status), float(status)):
             document = json.loads(json.dumps(form).replace('"N"', json.dumps(spelled)))
@@ -109,7 +106,6 @@ def test_a_number_inside_a_200_is_judged_as_that_status(form: dict[str, Any]) ->
 
 
 def test_other_codes_are_not_read_as_a_status() -> None:
-    """A bool, and a server's own code, are not a status."""
     for code in (True, None, 20012, 999, 399, "4000", "x", [402], {"a": 402}, 402.5):
         complaint = complaint_of(json.dumps({"error": {"message": "x", "code": code}}))
         assert (complaint.status, kind_of(200, complaint)) == (0, errors.ServerError), code
@@ -130,12 +126,10 @@ def test_other_codes_are_not_read_as_a_status() -> None:
     ],
 )
 def test_an_answer_is_no_error(document: Any) -> None:
-    """Fields that resemble an error do not make an answer one; what is not an object is no error."""
     assert examine(json.dumps(document)).error is None
 
 
 def test_the_first_error_of_a_stream_counts() -> None:
-    """An error is found after pieces of text; a later one does not replace it."""
     events = [{"choices": []}, {"error": {"message": "no"}}, {"error": "a later one"}]
     assert examine("\n".join(map(json.dumps, events))).error == events[1]
 
@@ -157,7 +151,6 @@ def test_errors_of_minimax_and_openrouter_are_found() -> None:
 
 
 def test_json_inside_a_string_is_unwrapped() -> None:
-    """JSON inside an error or a message gives its own words and codes."""
     inner = json.dumps({"error": {"code": "context_length_exceeded", "message": "too long"}})
     for body, codes in (({"error": inner}, ()), ({"error": {"type": "outer", "message": inner}}, ("outer",))):
         complaint = complaint_of(json.dumps(body))
@@ -178,12 +171,10 @@ WORDS = {
 
 @pytest.mark.parametrize("text", WORDS, ids=lambda text: text[:40])
 def test_words_are_found_and_short(text: str) -> None:
-    """The message is found in each form that servers use, without markup, and cut."""
     assert complaint_of(text).words == WORDS[text]
 
 
 def test_a_deep_body_is_no_crash() -> None:
-    """A deeply nested body raises no RecursionError."""
     assert complaint_of('{"error":' * 50_000).codes == ()
     inner: dict[str, Any] = {"message": "deep"}
     for _ in range(sys.getrecursionlimit()):
@@ -213,7 +204,6 @@ def test_each_form_of_waiting_is_seconds(headers: dict[str, str], seconds: float
 
 
 def test_google_asks_for_a_wait_in_the_body() -> None:
-    """Google's `retryDelay` is read."""
     for delay, seconds in (("26s", 26.0), ("0.5s", 0.5), ("soon", None), (3, None)):
         body = {"error": {"code": 429, "details": ["x", {"@type": "RetryInfo", "retryDelay": delay}]}}
         assert complaint_of(json.dumps(body)).wait == seconds
@@ -233,19 +223,16 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("table", ["words", "similar"])
 def test_known_words_decide(table: str, shape: str) -> None:
-    """Messages of servers become their error in any body; messages that only resemble them do not."""
     for server, status, words, expected in SEEN[table]:
         assert _kind(status, SHAPES[shape](words)).__name__ == expected, (server, words)
 
 
 def test_known_codes_decide() -> None:
-    """A server's own code becomes its error."""
     for server, status, error, expected in SEEN["codes"]:
         assert _kind(status, {"error": {"message": "no words", **error}}).__name__ == expected, (server, error)
 
 
 def test_each_wording_has_a_server_and_an_example() -> None:
-    """Every pattern of the table names a server, and matches a message that a server sent."""
     for group in error_rows()["words"]:
         said = [words for _, _, words, expected in SEEN["words"] if expected == group["error"]]
         for pattern, server in group["seen_on"].items():

@@ -66,7 +66,6 @@ FINISHES: dict[str, type[errors.LLMError] | None] = {
 @each_mode
 @each_wire
 def test_the_finish_word_that_came_decides(sent: Sent, wire: str, mode: str) -> None:
-    """A generation that failed, was withheld or ran out of context is that error, and is paid; other words are kept."""
     for word, kind in FINISHES.items():
         _, reply = sent(faults.good("Half an ans", finish=word), wire, mode)
         assert (reply.text, reply.finish_reason) == ("Half an ans", in_openai_words(word))
@@ -80,8 +79,6 @@ def test_the_finish_word_that_came_decides(sent: Sent, wire: str, mode: str) -> 
 
 @each_wire
 def test_a_server_that_does_not_stream_is_named(sent: Sent, wire: str) -> None:
-    """A whole document in place of a stream has an error of its own."""
-
     def whole(exchange: Exchange) -> None:
         asked = exchange.request
         kind, (body,) = answer(asked.wire, asked.path, {**asked.body, "stream": False}, Good(text="An answer."))
@@ -122,7 +119,6 @@ def test_a_call_of_a_tool_is_named(sent: Sent) -> None:
     ],
 )
 def test_an_error_in_the_choice_is_a_failure(sent: Sent, wire: str, mode: str, error: Any, kind: type) -> None:
-    """A choice that holds an error is judged by the error, with any finish word."""
     plan = _body(mode, _choice("message", error=error), [_choice("delta", error=error)])
     assert type(sent(plan, "openai", mode, model=OPENAI_LIKE[wire])[1].error) is kind
 
@@ -140,7 +136,6 @@ PARTS: list[list[Any]] = [
 @each_mode
 @pytest.mark.parametrize("wire", OPENAI_LIKE)
 def test_a_content_of_parts_is_one_text(sent: Sent, wire: str, mode: str) -> None:
-    """The texts of a list of parts are joined; usage and model are as received."""
     for parts in PARTS:
         usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
         whole = _choice("message", message={"role": "assistant", "content": parts}) | {"usage": usage}
@@ -200,7 +195,6 @@ def test_the_reasoning_is_no_part_of_the_text(sent: Sent, wire: str, mode: str) 
 
 @each_mode
 def test_a_tag_that_the_prompt_speaks_of_is_text(sent: Sent, mode: str) -> None:
-    """An answer about `</think>` is unchanged."""
     text, question = "The tag </think> ends the reasoning.", Message(role="user", content="What is </think>?")
     assert sent(faults.good(text), "ollama", mode, messages=(question,))[1].text == text
 
@@ -208,7 +202,6 @@ def test_a_tag_that_the_prompt_speaks_of_is_text(sent: Sent, mode: str) -> None:
 @each_mode
 @each_wire
 def test_text_is_valid_unicode(sent: Sent, wire: str, mode: str) -> None:
-    """A lone surrogate is escaped; two halves in two pieces are one character."""
     text = "a\ud83d\ude00b\ud83dc\ude00"
     pieces, reply = sent(faults.good(text, pieces=len(text)), wire, mode)
     assert (reply.error, reply.text) == (None, r"a😀b\ud83dc\ude00")
@@ -226,7 +219,6 @@ def test_text_is_valid_unicode(sent: Sent, wire: str, mode: str) -> None:
     ],
 )
 async def test_only_whole_answers_are_cached(api: Make, mode: str, text: str, finish: str, kept: bool) -> None:
-    """An answer with an unknown finish word is asked for again; a cached one holds no reasoning."""
     a = api("a", faults.good(text, finish=finish))
     async with manager({"m": model("openai", a)}, cache="use") as llm:
         first, second = await ask(llm, mode), await ask(llm, mode)
@@ -254,7 +246,6 @@ async def test_a_repair_asks_about_the_answer_that_was_invalid(api: Make) -> Non
 def test_a_number_inside_a_200_is_that_status(
     sent: Sent, wire: str, mode: str, code: int, kind: type[errors.LLMError]
 ) -> None:
-    """An error in place of an answer, or after a piece of text, is judged by its number."""
     body = {"type": "error", "error": {"message": "Provider returned error", "code": code}}
     if mode == "whole":
         error = sent(faults.raw(200, json.dumps(body).encode()), wire, mode)[1].error
@@ -270,7 +261,6 @@ def test_a_number_inside_a_200_is_that_status(
 def test_a_token_is_asked_for_at_each_attempt(
     server: FaultServer, attempt: Attempts, wire: str, version: str, mode: str
 ) -> None:
-    """A token function is called for each attempt; `preview` is in the URL."""
     tokens, api = iter(("first", "second")), server.plan("a", faults.good("fine"))
     to = replace(target(wire, api.url), key=lambda: next(tokens), api_version=version)
     for token in ("first", "second"):

@@ -99,7 +99,6 @@ def _llm(wire: str, url: Any) -> LLMManager:
 async def test_a_request_that_was_not_sent_costs_nothing(
     monkeypatch: pytest.MonkeyPatch, how: str, wire: str, mode: str
 ) -> None:
-    """The attempt, the ledger and the session report no cost, and the budget is whole."""
     late = how == NEVER_OPENS
     with _unreachable(how, monkeypatch) as url, _llm(wire, url) as llm:
         error = await _failed(llm, mode, **({"timeout": 0.3} if late else {}))
@@ -113,7 +112,6 @@ async def test_a_request_that_was_not_sent_costs_nothing(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("broken", [Exchange.reset, Exchange.close], ids=["reset", "closed"])
 async def test_a_request_without_an_answer_costs_its_worst_case(api: Make, mode: str, broken: Any) -> None:
-    """The cost of a broken connection is unknown."""
     with _llm("openai", api("a", broken)) as llm:
         error = await _failed(llm, mode)
         assert llm.session.cost == error.attempts[0].cost == PROMPT + (ANSWER if mode != "embed" else 0)

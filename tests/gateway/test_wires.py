@@ -85,7 +85,6 @@ def _check_usage(answer: Answer[Any]) -> None:
 @both
 @pytest.mark.parametrize("wire", cases("text"))
 async def test_text(llm: LLMManager, asynchronous: bool) -> None:
-    """A question is answered with text and the usage that the server counted, in one request."""
     answer = await ask(llm, SINGLE[asynchronous], PROMPT)
     assert len(answer.text.split()) > 4
     assert answer.finish_reason == "stop"
@@ -95,7 +94,6 @@ async def test_text(llm: LLMManager, asynchronous: bool) -> None:
 @both
 @pytest.mark.parametrize("wire", cases("stream"))
 async def test_stream(llm: LLMManager, asynchronous: bool) -> None:
-    """The pieces of a stream make up its answer, with usage at the end."""
     if asynchronous:
         async with llm.astream("t", PROMPT) as stream:
             pieces = [piece async for piece in stream]
@@ -112,7 +110,6 @@ async def test_stream(llm: LLMManager, asynchronous: bool) -> None:
 @both
 @pytest.mark.parametrize("wire", cases("schema"))
 async def test_schema(llm: LLMManager, asynchronous: bool) -> None:
-    """An answer with a schema is an instance of it."""
     answer = await ask(llm, SINGLE[asynchronous], JUDGE, schema=Verdict)
     assert isinstance(answer.parsed, Verdict)
     assert answer.parsed == Verdict.model_validate_json(answer.text)
@@ -122,7 +119,6 @@ async def test_schema(llm: LLMManager, asynchronous: bool) -> None:
 @both
 @pytest.mark.parametrize("wire", cases("embeddings"))
 async def test_embeddings(llm: LLMManager, asynchronous: bool) -> None:
-    """Each text has its own vector, of the same length."""
     result = await llm.aembed("t", TEXTS) if asynchronous else llm.embed("t", TEXTS)
     first, second = result.vectors
     assert len(first) == len(second) > 10
@@ -133,7 +129,6 @@ async def test_embeddings(llm: LLMManager, asynchronous: bool) -> None:
 @both
 @pytest.mark.parametrize("wire", cases("truncated"))
 async def test_truncated(llm: LLMManager, asynchronous: bool, wire: Wire) -> None:
-    """An answer that the cap cuts twice is an error that holds its text."""
     with pytest.raises(OutputTruncatedError) as cut:
         await ask(llm, SINGLE[asynchronous], PROMPT, max_tokens=4)
     assert cut.value.text or not wire.embedded  # others may have spent it on thinking
@@ -150,14 +145,12 @@ async def _failure(llm: LLMManager, asynchronous: bool, prompt: str) -> LLMError
 @both
 @pytest.mark.parametrize("wire", cases("too_long"))
 async def test_too_long(llm: LLMManager, asynchronous: bool) -> None:
-    """A prompt that does not fit is a ContextWindowError, with any wording of the server."""
     assert isinstance(await _failure(llm, asynchronous, LONG), ContextWindowError)
 
 
 @both
 @pytest.mark.parametrize("wire", cases("wrong_key"))
 async def test_wrong_key(llm: LLMManager, asynchronous: bool) -> None:
-    """A refused key is an AuthenticationError with its status, and is not in its message."""
     error = await _failure(llm, asynchronous, PROMPT)
     assert isinstance(error, AuthenticationError)
     assert (error.status, "wrong-key" in str(error)) == (401, False)
@@ -166,12 +159,10 @@ async def test_wrong_key(llm: LLMManager, asynchronous: bool) -> None:
 @both
 @pytest.mark.parametrize("wire", cases("missing_model"))
 async def test_missing_model(llm: LLMManager, asynchronous: bool) -> None:
-    """A model that the server does not have is a ModelNotFoundError."""
     assert isinstance(await _failure(llm, asynchronous, PROMPT), ModelNotFoundError)
 
 
 def test_every_mode_has_a_recording_or_a_reason() -> None:
-    """Each mode of the embedded server has a recording, or a reason for having none."""
     proved = {mode: {case.values[0].name for case in cases(mode)} for mode in MODES}
     for wire in WIRES:
         if wire.embedded:
@@ -198,7 +189,6 @@ def all_wires(wire_servers: Servers, cassette: Cassette, monkeypatch: pytest.Mon
 
 @pytest.mark.llm_cassette("wires/same-weights")
 def test_same_weights_same_text(all_wires: LLMManager, cassette: Cassette) -> None:
-    """One server's weights give the same text and counts behind each of its wires."""
     for prompt in SAME:
         answers = [all_wires.complete("t", prompt, model=wire.name) for wire in WIRES if wire.embedded]
         assert len({answer.text for answer in answers}) == 1

@@ -90,7 +90,6 @@ ENVIRONMENT = {"AZURE_API_BASE": "https://x.openai.azure.com", "OPENAI_API_KEY":
 
 @pytest.mark.parametrize("environment", [{}, ENVIRONMENT], ids=["bare", "set"])
 def test_the_packaged_file(environment: dict[str, str], export: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has every exportable model, tasks with fallbacks, limits and budget; variable values change nothing."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     code, out, err = export("--config", str(PACKAGED))
@@ -101,7 +100,6 @@ def test_the_packaged_file(environment: dict[str, str], export: Run, monkeypatch
 
 
 def test_the_head_has_the_rows_that_go_through_the_proxy(export: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows for llm.yaml have the same price and quality, and are ready once the two variables are set."""
     _, out, _ = export("--config", str(PACKAGED))
     rows = yaml.safe_load("\n".join(line[3:] for line in out.splitlines() if "{model: litellm_proxy/" in line))
     moved = LLMConfig(models=rows, tasks={"default": {"models": list(rows)}})  # type: ignore[dict-item]
@@ -150,7 +148,6 @@ SECTIONS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", sorted(keys_of(ModelConfig)))
 def test_every_field_of_a_model_moves_or_is_said_to_stay(name: str) -> None:
-    """A field that is set changes the proxy's file or is listed as not exported, never both."""
     row = ROWS.get(name, OPENAI)
     made = exported({**row, name: MODEL_FIELDS[name]})
     moved = made.document["model_list"] != exported(row).document["model_list"]
@@ -160,7 +157,6 @@ def test_every_field_of_a_model_moves_or_is_said_to_stay(name: str) -> None:
 
 
 def test_every_other_field_is_spoken_of() -> None:
-    """Of a task only its models are exported; a budget needs a database; each section is exported or listed."""
     for name in set(TaskConfig.model_fields) - {"name", "models"}:
         made = exported(OPENAI, tasks={"t": {"models": ["m"], name: TASK_FIELDS[name]}})
         assert [line for line in made.stays if line.startswith(f"tasks.t.{name}:")], name
@@ -190,7 +186,6 @@ def test_every_other_field_is_spoken_of() -> None:
       "extra_body": {"truncate": False, "options": {"top_k": 3}}}),
 ])  # fmt: skip
 def test_a_row_in_the_proxys_words(row: dict[str, Any], told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has the address, the key variable, and the settings of each request."""
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     prefix = {"groq": "openai", "ollama": "ollama_chat"}
     provider, _, name = row["model"].partition("/")
@@ -198,7 +193,6 @@ def test_a_row_in_the_proxys_words(row: dict[str, Any], told: dict[str, Any], mo
 
 
 def test_what_came_from_a_variable_is_a_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the variable's name is exported, or nothing; the proxy fills no part of a text, and no list."""
     for name in ("WHOLE", "PART", "LISTED"):
         monkeypatch.setenv(name, "hunter2hunter2")
     extra = {"a": "${WHOLE:-x}", "b": {"c": "${WHOLE}"}, "d": ["${LISTED}"], "e": "x-${PART}", "f": 1}
@@ -219,7 +213,6 @@ def test_what_came_from_a_variable_is_a_reference(monkeypatch: pytest.MonkeyPatc
     (AZURE, "models.m.api_key_env: is not needed with Entra ID"),
 ])  # fmt: skip
 def test_what_cannot_move_is_said(row: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is listed with advice. If Azure is used without a key, no key is named."""
     for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"):
         monkeypatch.setenv(name, CANARY)
     made = exported(row)
@@ -248,7 +241,6 @@ def test_what_may_not_do_a_task_is_no_fallback_of_it() -> None:
 
 
 def test_the_lowest_limit_holds_and_a_long_list_is_tried_to_its_end() -> None:
-    """The lowest limit of model, provider and endpoint is used; `max_fallbacks` covers the longest list."""
     row = OPENAI | {"api_base": "https://h.example/v1/", "limits": {"rpm": 9, "concurrency": 2}}
     limits = {"openai": {"rpm": 5, "tpm": 70}, "https://h.example/v1": {"rpm": 7}, "groq": {"rpm": 1}}
     made = exported(row, limits=limits)
@@ -260,7 +252,6 @@ def test_the_lowest_limit_holds_and_a_long_list_is_tried_to_its_end() -> None:
 
 
 def test_the_file_is_replaced_whole(export: Run, tmp_path: Path) -> None:
-    """`--out` writes the text of stdout; if it cannot, the error names the file; `--redis` adds its address."""
     target = tmp_path / "proxy.yaml"
     target.write_text("old")
     code, out, err = export("--out", str(target), "--config", str(PACKAGED))
@@ -283,7 +274,6 @@ def test_a_model_forced_into_every_task_is_refused(export: Run, monkeypatch: pyt
 
 
 def test_a_strangers_file_runs_nothing(export: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An export only reads the file: no command is run or shown, and names hold no control character."""
     flag = tmp_path / "ran"
     nasty = '"caf\\u00e9\\u202e": {model: "openai/x\\u202e"}\n  '
     text = PACKAGED.read_text().replace("quality: 9}", f"quality: 9, api_key_command: touch {flag}}}", 1)

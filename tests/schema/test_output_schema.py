@@ -119,7 +119,6 @@ ANY_SCHEMA = st.recursive(
 @QUICK
 @given(data=st.data())
 def test_any_answer_travels(data: st.DataObject) -> None:
-    """Every instance of a caller's schema is the same after encoding and decoding, for every wire."""
     schema = data.draw(st.sampled_from([*SCHEMAS.values()]))
     value = data.draw(answers(schema.json_schema))
     try:
@@ -133,7 +132,6 @@ def test_any_answer_travels(data: st.DataObject) -> None:
 @settings(QUICK, max_examples=60)
 @given(data=st.data())
 def test_any_schema_travels(data: st.DataObject) -> None:
-    """For any schema, each wire's rules hold, and an instance is the same after encoding and decoding."""
     document = data.draw(ANY_SCHEMA)
     schema = OutputSchema.of(document)
     value = data.draw(answers(document))
@@ -145,7 +143,6 @@ def test_any_schema_travels(data: st.DataObject) -> None:
 @QUICK
 @given(schema=st.sampled_from([*SCHEMAS.values()]), dialect=st.sampled_from(WIRES), data=st.data())
 def test_what_the_wire_lets_through_is_judged(schema: OutputSchema, dialect: str, data: st.DataObject) -> None:
-    """Any answer that is valid for the wire is read or refused; no other error is raised."""
     text = json.dumps(data.draw(answers(schema.wire(dialect).schema or {})))
     try:
         value = schema.read(text, dialect)
@@ -156,7 +153,6 @@ def test_what_the_wire_lets_through_is_judged(schema: OutputSchema, dialect: str
 
 @pytest.mark.parametrize("name", TABLE)
 def test_llama_cpp_takes_each_free_schema(name: str, embedded_server: Endpoint) -> None:
-    """A real grammar engine compiles the schema, and its output is JSON."""
     wire = SCHEMAS[name].wire("free").schema
     body = {
         "messages": [{"role": "user", "content": "hi"}],
@@ -179,7 +175,6 @@ def test_a_null_that_the_schema_forbids_is_unpacked() -> None:
 
 
 def test_a_map_is_read_only_from_a_list_of_its_entries() -> None:
-    """Entries without a value, with a duplicate key, or with a key that is not text, are refused."""
     schema = OutputSchema.of(obj(env={"type": "object", "additionalProperties": STRING}))
     entry = {"key": "A", "value": "1"}
     assert schema.read(json.dumps({"env": [entry]}), "strict") == {"env": {"A": "1"}}
@@ -196,7 +191,6 @@ def test_anything_may_be_a_string_that_looks_like_json() -> None:
 
 
 def test_a_wrapper_that_was_not_asked_for_is_refused() -> None:
-    """`{"response": ...}` and `{"result": ...}` are read only if we asked for them."""
     inner = '{"outcome": "passed", "confidence": 1}'
     for wrapped in (f'{{"response": {inner}}}', f'{{"result": {inner}}}'):
         for dialect in DIALECTS:
@@ -208,7 +202,6 @@ def test_a_wrapper_that_was_not_asked_for_is_refused() -> None:
 
 
 def test_what_the_wire_cannot_say_is_said_in_words() -> None:
-    """Bounds that the wire cannot express are in the instructions with their path."""
     assert OutputSchema.of(Verdict).wire("strict").instructions == "\n".join(
         ["The answer also obeys:", "- `confidence`: maximum 1, minimum 0", "- `Option.flags`: minItems 1"]
     )
@@ -218,7 +211,6 @@ def test_what_the_wire_cannot_say_is_said_in_words() -> None:
 
 @pytest.mark.parametrize("dialect", ["free", "none"])
 def test_a_model_that_does_not_see_the_schema_is_reported(dialect: str) -> None:
-    """If the wire hides the schema from the model, or accepts none, the prompt holds it."""
     words = OutputSchema.of(Case).wire(dialect).instructions
     assert "JSON" in words
     assert '"expected_exit":{"' in words
@@ -233,7 +225,6 @@ NAMES = [
 
 @pytest.mark.parametrize(("schema", "name"), NAMES)
 def test_a_name_is_what_every_wire_takes(schema: Any, name: str) -> None:
-    """Names have letters, digits, `_` and `-`, and at most 64 characters."""
     assert OutputSchema.of(schema).name == name
 
 
@@ -280,13 +271,11 @@ def test_a_class_whose_patterns_python_does_not_know() -> None:
 
 
 def test_an_unknown_dialect_is_a_fault_of_the_provider_row() -> None:
-    """The message lists the known dialects."""
     with pytest.raises(ConfigError, match="openai, azure, strict, anthropic, free, none"):
         OutputSchema.of({}).wire("sloppy")  # type: ignore[arg-type]  # what a registered row may hold
 
 
 def test_schemas_that_only_look_the_same_are_separate() -> None:
-    """The result for a schema is kept: equal schemas share it, others do not."""
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     assert OutputSchema.of(schema) is OutputSchema.of(json.loads(json.dumps(schema)))
     assert OutputSchema.of(int | str) is not OutputSchema.of(str | int)
@@ -312,7 +301,6 @@ BECOMES: list[tuple[dict[str, Any], dict[str, Any] | str]] = [
 
 @pytest.mark.parametrize(("schema", "wire"), BECOMES)
 def test_what_a_place_becomes(schema: dict[str, Any], wire: dict[str, Any] | str) -> None:
-    """A lone combinator is inlined; mixed and ambiguous ones are sent as JSON text."""
     sent = OutputSchema.of(schema).wire("strict").schema or {}
     result = sent["properties"].get("result", sent)
     assert wire in json.dumps(result) if isinstance(wire, str) else result == wire

@@ -47,7 +47,6 @@ BAD = [
 
 @pytest.mark.parametrize(("text", "words"), BAD)
 def test_what_is_not_the_answer_is_refused(text: str, words: str) -> None:
-    """Prose, fences, cut or doubled JSON, invalid numbers and endless blanks have their own reasons."""
     with pytest.raises(OutputInvalidError, match=words) as caught:
         OBJECT.read(text, "free")
     assert caught.value.text == text
@@ -90,7 +89,6 @@ READ: dict[str, tuple[OutputSchema, str, Any]] = {
 
 @pytest.mark.parametrize("case", READ)
 def test_the_answer_is_the_value_that_obeys_the_schema(case: str) -> None:
-    """Brackets in prose, quoted output, fences and reasoning are not taken for the answer, in any position."""
     schema, text, value = READ[case]
     assert schema.read(text, "none") == value
 
@@ -117,7 +115,6 @@ REFUSED: dict[str, tuple[OutputSchema, str, str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_no_value_is_taken_by_its_place(case: str) -> None:
-    """Several different values, parts of values, and prose marks are refused: the model is asked once more."""
     schema, text, words = REFUSED[case]
     with pytest.raises(OutputInvalidError, match=words) as caught:
         schema.read(text, "none")
@@ -141,8 +138,6 @@ PIECES = [
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_no_text_takes_longer_than_its_length_asks_for(piece: str) -> None:
-    """Ten times the text takes far less than a hundred times the time, for any endless repetition."""
-
     def work(size: int) -> float:
         text, began = piece * (size // len(piece)), time.process_time()
         with contextlib.suppress(OutputInvalidError):
@@ -153,7 +148,6 @@ def test_no_text_takes_longer_than_its_length_asks_for(piece: str) -> None:
 
 
 def test_deep_and_huge_values_never_break_the_reader() -> None:
-    """A value deeper than Python's stack, or a number larger than a float, is refused."""
     tree = OutputSchema.of({"type": "object", "properties": {"k": {"$ref": "#"}}})
     deep = '{"k":' * 400 + "{}" + "}" * 400
     halves = OutputSchema.of({"type": "number", "multipleOf": 0.5})
@@ -166,7 +160,6 @@ def test_deep_and_huge_values_never_break_the_reader() -> None:
 @pytest.mark.parametrize("text", ["passed", " Passed.\n", "**PASSED**", '"passed"', "`passed`", '{"result": "passed"}'])
 @pytest.mark.parametrize("schema", [{"enum": ["passed", "failed"]}, Literal["passed", "failed"]])
 def test_a_label_is_read_however_it_is_written(schema: Any, text: str) -> None:
-    """Models that ignore the schema write labels in prose; a text that may be two labels or none is refused."""
     assert OutputSchema.of(schema).read(text, "strict") == "passed"
     alike = OutputSchema.of({"enum": ["a", "A", "*"]})
     assert alike.read("A", "strict") == "A"
@@ -176,7 +169,6 @@ def test_a_label_is_read_however_it_is_written(schema: Any, text: str) -> None:
 
 
 def test_faults_are_few_and_short() -> None:
-    """A wholly wrong answer gives a short message and a short repair request."""
     schema = OutputSchema.of({"type": "array", "items": {"type": "integer"}})
     with pytest.raises(OutputInvalidError) as caught:
         schema.read(json.dumps(["x" * 1000] * 100), "free")
@@ -186,7 +178,6 @@ def test_faults_are_few_and_short() -> None:
 @given(st.text() | st.text('{}[]":,.0e-tfn \\`\n', max_size=40))
 @example("0E400")
 def test_no_text_breaks_the_reader(text: str) -> None:
-    """Any text gives a value or our error."""
     anything = OutputSchema.of({})
     for dialect in ("strict", "free", "none"):
         try:

@@ -58,7 +58,6 @@ BROKEN = [
 
 @pytest.mark.parametrize(("schema", "path", "words"), BROKEN)
 def test_a_fault_is_named_with_its_path(schema: dict[str, Any], path: str, words: str) -> None:
-    """Unknown types, wrong or external references, broken patterns and loops are one error each, with the path."""
     with pytest.raises(InvalidRequestError, match=re.escape(words)) as caught:
         OutputSchema.of(schema)
     assert f"{path}`" in str(caught.value)
@@ -66,8 +65,6 @@ def test_a_fault_is_named_with_its_path(schema: dict[str, Any], path: str, words
 
 
 def test_a_long_chain_of_references_is_no_crash() -> None:
-    """A chain of references either works or is refused before anything is sent."""
-
     def chain(length: int) -> dict[str, Any]:
         steps = {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(length)}
         return {"$ref": "#/$defs/d0", "$defs": {**steps, f"d{length}": {"type": "null"}}}
@@ -101,14 +98,11 @@ MISSING = list["NoSuch"]  # type: ignore[name-defined]  # noqa: F821 - the point
     [HoldsLock, HoldsFunction, Unfinished, threading.Event, MISSING, "Case", 5, None, [str], HoldsLock.__init__],
 )
 def test_what_is_no_schema_is_refused(schema: Any) -> None:
-    """A class without a JSON Schema, an unfinished one, a string, a function: one error with what is expected."""
     with pytest.raises(InvalidRequestError, match="a JSON Schema as a dict"):
         OutputSchema.of(schema)
 
 
 def test_a_default_that_json_cannot_hold_is_no_fault() -> None:
-    """Pydantic's warnings about defaults do not reach the caller."""
-
     class Model(BaseModel, arbitrary_types_allowed=True):
         pairs: dict[str, int] = {}
         first: Any = threading
@@ -138,7 +132,6 @@ OLDER = [
 
 @pytest.mark.parametrize(("old", "new"), OLDER)
 def test_older_forms_are_rewritten(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Draft 7 and OpenAPI forms become those of 2020-12."""
     assert OutputSchema.of(old).json_schema == new
 
 
