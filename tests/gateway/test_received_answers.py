@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -26,16 +27,15 @@ OPENAI_LIKE = {
     "mistral": "mistral/mistral-large-latest", "openrouter": "openrouter/a/b", "hosted_vllm": "hosted_vllm/m",
     "databricks": "databricks/m",
 }  # fmt: skip
+pytestmark = pytest.mark.usefixtures("provider_keys")
 each_mode = pytest.mark.parametrize("mode", MODES)
 each_wire = pytest.mark.parametrize("wire", WIRES)
 
 
 @pytest.fixture(scope="module")
 def attempt() -> Iterator[Attempts]:
-    """A gateway that is shared by the tests of this module."""
-    made = Attempts()
-    yield made
-    made.close()
+    with closing(Attempts()) as made:
+        yield made
 
 
 @pytest.fixture
@@ -66,15 +66,13 @@ FINISHES: dict[str, type[errors.LLMError] | None] = {
 @each_mode
 @each_wire
 def test_the_finish_word_that_came_decides(sent: Sent, wire: str, mode: str) -> None:
+    """A generation that failed, was withheld or ran out of context is that error, and is paid; other words are kept."""
     for word, kind in FINISHES.items():
         _, reply = sent(faults.good("Half an ans", finish=word), wire, mode)
         assert (reply.text, reply.finish_reason) == ("Half an ans", in_openai_words(word))
         assert reply.usage is not None or mode == "stream"  # LiteLLM drops it for such a word
-        if kind is None:
-            assert (reply.error, reply.finish_reason) == (None, word)
-        else:
-            assert type(reply.error) is kind
-            assert word in str(reply.error)
+        assert type(reply.error) is (kind or type(None))
+        assert word in (str(reply.error) if kind else reply.finish_reason)
 
 
 @each_wire
@@ -100,27 +98,25 @@ def _body(mode: str, whole: dict[str, Any], chunks: list[dict[str, Any]]) -> Pla
 
 
 def test_a_call_of_a_tool_is_named(sent: Sent) -> None:
-    """No tools were offered, so such a reply is not an answer."""
     call = {"id": "1", "type": "function", "function": {"name": "ls", "arguments": "{}"}}
-    message = {"role": "assistant", "content": None, "tool_calls": [call]}
-    whole = _choice("message", message=message, finish_reason="tool_calls")
+    whole = _choice("message", message={"role": "assistant", "content": None, "tool_calls": [call]})
     _, reply = sent(_body("whole", whole, []), "openai", "whole")
     assert "the model called a tool instead of answering" in str(reply.error)
 
 
+FAILED_CHOICES: list[tuple[Any, type[errors.LLMError]]] = [
+    ({"code": "rate_limit_exceeded", "message": "slow down"}, errors.RateLimitError),
+    ({"code": 502, "message": "Provider disconnected"}, errors.ServerError),
+    ("it broke", errors.ServerError),
+]
+
+
 @each_mode
 @pytest.mark.parametrize("wire", ["openai", "openrouter"])
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        ({"code": "rate_limit_exceeded", "message": "slow down"}, errors.RateLimitError),
-        ({"code": 502, "message": "Provider disconnected"}, errors.ServerError),
-        ("it broke", errors.ServerError),
-    ],
-)
-def test_an_error_in_the_choice_is_a_failure(sent: Sent, wire: str, mode: str, error: Any, kind: type) -> None:
-    plan = _body(mode, _choice("message", error=error), [_choice("delta", error=error)])
-    assert type(sent(plan, "openai", mode, model=OPENAI_LIKE[wire])[1].error) is kind
+def test_an_error_in_the_choice_is_a_failure(sent: Sent, wire: str, mode: str) -> None:
+    for error, kind in FAILED_CHOICES:
+        plan = _body(mode, _choice("message", error=error), [_choice("delta", error=error)])
+        assert type(sent(plan, "openai", mode, model=OPENAI_LIKE[wire])[1].error) is kind
 
 
 PARTS: list[list[Any]] = [
@@ -208,17 +204,17 @@ def test_text_is_valid_unicode(sent: Sent, wire: str, mode: str) -> None:
     assert pieces == (reply.text if mode == "stream" else "")
 
 
-@pytest.mark.usefixtures("provider_keys")
+ENDS = [
+    ("An answer.", "tired", False),
+    ("An answer.", "eos", True),
+    ("<think>hmm</think>An answer.", "tool_calls", True),
+]
+
+
 @pytest.mark.parametrize("mode", ["complete", "astream"])
-@pytest.mark.parametrize(
-    ("text", "finish", "kept"),
-    [
-        ("An answer.", "tired", False),
-        ("An answer.", "eos", True),
-        ("<think>hmm</think>An answer.", "tool_calls", True),
-    ],
-)
+@pytest.mark.parametrize(("text", "finish", "kept"), ENDS)
 async def test_only_whole_answers_are_cached(api: Make, mode: str, text: str, finish: str, kept: bool) -> None:
+    """An answer with an unknown finish word is asked for again; a cached one holds no reasoning."""
     a = api("a", faults.good(text, finish=finish))
     async with manager({"m": model("openai", a)}, cache="use") as llm:
         first, second = await ask(llm, mode), await ask(llm, mode)
@@ -226,7 +222,6 @@ async def test_only_whole_answers_are_cached(api: Make, mode: str, text: str, fi
     assert (second.cached, len(a.asked)) == (kept, 1 if kept else 2)
 
 
-@pytest.mark.usefixtures("provider_keys")
 async def test_a_repair_asks_about_the_answer_that_was_invalid(api: Make) -> None:
     """A failure between the answer and its repair does not change what is repaired."""
     later = faults.error("unavailable", headers={"retry-after": "0"})
@@ -242,18 +237,15 @@ async def test_a_repair_asks_about_the_answer_that_was_invalid(api: Make) -> Non
 
 @each_mode
 @each_wire
-@pytest.mark.parametrize(("code", "kind"), [(402, errors.QuotaExceededError), (429, errors.RateLimitError)])
-def test_a_number_inside_a_200_is_that_status(
-    sent: Sent, wire: str, mode: str, code: int, kind: type[errors.LLMError]
-) -> None:
-    body = {"type": "error", "error": {"message": "Provider returned error", "code": code}}
-    if mode == "whole":
-        error = sent(faults.raw(200, json.dumps(body).encode()), wire, mode)[1].error
-        assert (type(error), error.status) == (kind, code)
-        return
-    for after, status in ((0, code), (1, 200)):
-        error = sent(faults.error_in_stream(body=body, after=after), wire, mode)[1].error
-        assert (type(error), error.status) == (kind, status)
+def test_a_number_inside_a_200_is_that_status(sent: Sent, wire: str, mode: str) -> None:
+    for code, kind in ((402, errors.QuotaExceededError), (429, errors.RateLimitError)):
+        body = {"type": "error", "error": {"message": "Provider returned error", "code": code}}
+        plans = {faults.raw(200, json.dumps(body).encode()): code}
+        if mode == "stream":  # in place of an answer, or after a piece of text
+            plans = {faults.error_in_stream(body=body, after=after): status for after, status in ((0, code), (1, 200))}
+        for plan, status in plans.items():
+            error = sent(plan, wire, mode)[1].error
+            assert (type(error), error.status) == (kind, status)
 
 
 @each_mode
