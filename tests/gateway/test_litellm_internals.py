@@ -28,7 +28,7 @@ class Tries(Exchange):
     count = 0
 
     async def on_request(self, request: httpx.Request) -> None:
-        Tries.count += 1
+        self.count += 1
         await super().on_request(request)
 
 
@@ -36,12 +36,11 @@ class Tries(Exchange):
 async def test_an_embedding_is_tried_once_and_by_our_client(api: Make, wire: str) -> None:
     """Each wire sends one request with our client, though LiteLLM retries embeddings and has an Ollama client."""
     a, gateway, exchange = api("a", faults.error("server_error")), Gateway(str), Tries()
-    Tries.count = 0
     asked = Request(target=target(wire, a.url), texts=("one",), timeout=5.0)
     *_, reply = [part async for part in gateway.send(asked, exchange)]
     await gateway.aclose()
     assert reply.error is not None
-    assert len(a.asked) == exchange.requests == Tries.count == 1
+    assert len(a.asked) == exchange.requests == exchange.count == 1
 
 
 ANSWER = {"message": {"role": "assistant", "content": "fine"}, "done": True, "done_reason": "stop", "eval_count": 1}
@@ -62,22 +61,16 @@ async def test_litellm_asks_no_server_about_a_model(api: Make, monkeypatch: pyte
 
 
 def test_nothing_else_reaches_inside() -> None:
-    """No private name of LiteLLM or an SDK is used, and no class of theirs is changed or subclassed."""
     for module in modules():
         inner = re.findall(r"\b(?:litellm|openai|anthropic|httpx|httpx2|httpcore)(?:\.\w+)*\._\w+", module.text)
         assert not [one for one in inner if not re.fullmatch(r"(openai|anthropic)\._base_client", one)]  # logger names
         assert not re.search(r"\btype\(\s*\w+\.__name__|class \w+\((litellm|openai)\.", module.text)
 
 
-ODD = {
-    "id": "x",
-    "object": "chat.completion",
-    "created": "now",
-    "model": "m",
-    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "fine"}}],
-    "usage": {"prompt_tokens": "3", "completion_tokens": 2, "total_tokens": 5},
-}
-"""An answer whose fields have types that LiteLLM's own classes do not expect."""
+# An answer whose fields have types that LiteLLM's own classes do not expect.
+ODD_CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "fine"}}
+ODD = {"id": "x", "object": "chat.completion", "created": "now", "model": "m", "choices": [ODD_CHOICE],
+       "usage": {"prompt_tokens": "3", "completion_tokens": 2, "total_tokens": 5}}  # fmt: skip
 
 
 @pytest.mark.parametrize("mode", ["complete", "astream"])
@@ -97,7 +90,6 @@ async def test_a_warning_never_turns_an_answer_into_a_failure(
 
 
 def test_the_hosts_own_warnings_are_shown() -> None:
-    """Outside our calls, and in other contexts during them, warnings are raised as the host wants."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with inside(object()):

@@ -13,14 +13,7 @@ import yaml
 
 from testronaut_llm import errors
 from testronaut_llm.gateway.evidence import examine
-from testronaut_llm.gateway.provider_errors import (
-    Complaint,
-    complaint_of,
-    error_in,
-    error_rows,
-    kind_of,
-    retry_after,
-)
+from testronaut_llm.gateway.provider_errors import complaint_of, error_in, error_rows, kind_of, retry_after
 
 
 def _kind(status: int | None, body: Any) -> type[errors.LLMError]:
@@ -43,10 +36,9 @@ STATUSES: dict[int, type[errors.LLMError]] = {
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_a_body_that_says_nothing_leaves_the_status(status: int) -> None:
-    """A body without a known code leaves the decision to the status."""
     for body in ("", "null", "[]", "[1]", "{}", "<html><b>oops</b></html>", '{"error": 3}', "{cut"):
         assert _kind(status, body) is STATUSES[status], body
-    assert _kind(None, "") is kind_of(None, Complaint()) is errors.ServerError
+    assert _kind(None, "") is errors.ServerError
 
 
 JUDGED: list[tuple[int | None, Any, type[errors.LLMError]]] = [
@@ -62,16 +54,12 @@ JUDGED: list[tuple[int | None, Any, type[errors.LLMError]]] = [
     # In the middle of a stream only the body can say what happened (P33), and so inside a 200.
     (None, {"type": "rate_limit_error"}, errors.RateLimitError),
     (None, {"type": "invalid_request_error"}, errors.InvalidRequestError),
-    (None, {"type": "timeout_error"}, errors.LLMTimeoutError),
-    (None, {"type": "not_found_error"}, errors.ModelNotFoundError),
     (None, "prompt is too long: 9 tokens > 8 maximum", errors.ContextWindowError),
-    (200, "something broke", errors.ServerError),
     # There, too, a code or wording that is known comes before a number.
     (200, {"code": 400, "message": "maximum context length is 8 tokens"}, errors.ContextWindowError),
     (200, {"code": 429, "message": "prompt is too long for this minute"}, errors.RateLimitError),
     # Words count under their own statuses only.
     (401, {"message": "Content Exists Risk"}, errors.AuthenticationError),
-    (500, {"message": "User location is not supported for the API use."}, errors.ServerError),
     # Gemini: a minute's quota and none left sound the same.
     (400, {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}, errors.AuthenticationError),
     (429, {"code": 429, "message": "You exceeded your current quota, please check your plan and billing details.",
@@ -81,7 +69,6 @@ JUDGED: list[tuple[int | None, Any, type[errors.LLMError]]] = [
 
 @pytest.mark.parametrize(("status", "error", "expected"), JUDGED)
 def test_codes_then_words_then_the_status(status: int | None, error: Any, expected: type[errors.LLMError]) -> None:
-    """A known code decides, then the status or known words under it."""
     assert _kind(status, {"error": error}) is expected
 
 
@@ -98,7 +85,6 @@ NUMBERED = [
 
 @pytest.mark.parametrize("form", NUMBERED, ids=json.dumps)
 def test_a_number_inside_a_200_is_judged_as_that_status(form: dict[str, Any]) -> None:
-    """A status inside a 200, as number or text, decides as it would have outside."""
     for status in (402, 404, 429, 503):
         for spelled in (status, str(status), float(status)):
             document = json.loads(json.dumps(form).replace('"N"', json.dumps(spelled)))
@@ -106,36 +92,25 @@ def test_a_number_inside_a_200_is_judged_as_that_status(form: dict[str, Any]) ->
             complaint = complaint_of(json.dumps(document), document)
             assert complaint.status == status
             assert kind_of(200, complaint) is kind_of(None, complaint) is STATUSES[status]
+    for other in (True, None, 20012, 399, "4000", [402], 402.5):  # a server's own code
+        assert complaint_of(json.dumps(form).replace('"N"', json.dumps(other))).status == 0, other
 
 
-def test_other_codes_are_not_read_as_a_status() -> None:
-    """A bool, and a server's own code, are not a status."""
-    for code in (True, None, 20012, 999, 399, "4000", "x", [402], {"a": 402}, 402.5):
-        complaint = complaint_of(json.dumps({"error": {"message": "x", "code": code}}))
-        assert (complaint.status, kind_of(200, complaint)) == (0, errors.ServerError), code
+ANSWERS: list[Any] = [
+    {"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}], "error": None},
+    {"choices": [], "base_resp": {"status_code": 0, "status_msg": ""}},
+    {"choices": [], "code": 429, "message": "kept by a proxy"},
+    {"model": "m", "message": {"role": "assistant", "content": "404"}, "done": True},
+    {"object": "chat.completion.chunk", "choices": [], "status": "completed"},
+    {"message": "hello", "code": 200},
+    {"error": {}},
+    [1],
+]
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        {"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}], "error": None},
-        {"choices": [], "base_resp": {"status_code": 0, "status_msg": ""}},
-        {"choices": [], "code": 429, "message": "kept by a proxy"},
-        {"model": "m", "message": {"role": "assistant", "content": "404"}, "done": True},
-        {"object": "chat.completion.chunk", "choices": [], "status": "completed"},
-        {"message": "hello", "code": 200},
-        {"error": {}},
-        [1],
-        "text",
-    ],
-)
-def test_an_answer_is_no_error(document: Any) -> None:
-    """Fields that resemble an error do not make an answer one; what is not an object is no error."""
-    assert examine(json.dumps(document)).error is None
-
-
-def test_the_first_error_of_a_stream_counts() -> None:
-    """An error is found after pieces of text; a later one does not replace it."""
+def test_an_answer_is_no_error_and_the_first_error_of_a_stream_counts() -> None:
+    for document in ANSWERS:
+        assert examine(json.dumps(document)).error is None, document
     events = [{"choices": []}, {"error": {"message": "no"}}, {"error": "a later one"}]
     assert examine("\n".join(map(json.dumps, events))).error == events[1]
 
@@ -157,7 +132,6 @@ def test_errors_of_minimax_and_openrouter_are_found() -> None:
 
 
 def test_json_inside_a_string_is_unwrapped() -> None:
-    """JSON inside an error or a message gives its own words and codes."""
     inner = json.dumps({"error": {"code": "context_length_exceeded", "message": "too long"}})
     for body, codes in (({"error": inner}, ()), ({"error": {"type": "outer", "message": inner}}, ("outer",))):
         complaint = complaint_of(json.dumps(body))
@@ -170,20 +144,17 @@ WORDS = {
     '{"error": {"detail": [{"loc": ["body"]}]}}': '[{"loc": ["body"]}]',
     '{"error": "[not json"}': "[not json",
     "<html><body>  <h1>502</h1>\n Bad   Gateway</body></html>": "502 Bad Gateway",
-    "plain words": "plain words",
     json.dumps({"error": {"message": "x" * 9999}}): "x" * 1000,
     "x" * 9999: "x" * 300,
 }
 
 
-@pytest.mark.parametrize("text", WORDS, ids=lambda text: text[:40])
-def test_words_are_found_and_short(text: str) -> None:
-    """The message is found in each form that servers use, without markup, and cut."""
-    assert complaint_of(text).words == WORDS[text]
+def test_words_are_found_and_short() -> None:
+    for text, words in WORDS.items():
+        assert complaint_of(text).words == words
 
 
 def test_a_deep_body_is_no_crash() -> None:
-    """A deeply nested body raises no RecursionError."""
     assert complaint_of('{"error":' * 50_000).codes == ()
     inner: dict[str, Any] = {"message": "deep"}
     for _ in range(sys.getrecursionlimit()):
@@ -191,29 +162,22 @@ def test_a_deep_body_is_no_crash() -> None:
     assert complaint_of("", inner).words
 
 
-NOW = 1_445_412_470.0  # Wed, 21 Oct 2015 07:27:50 GMT
+WAITS = [
+    ({"retry-after-ms": "300", "retry-after": "9"}, 0.3),
+    ({"retry-after-ms": "soon", "retry-after": " 2.5 "}, 2.5),
+    ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 10.0),
+    ({"retry-after": "Wed, 21 Oct 2015 07:27:00 GMT"}, 0.0),
+    ({"retry-after": "Wed, 99 Oct 2015 07:27:00 GMT"}, None),
+    ({"retry-after": "inf"}, None),
+    ({}, None),
+]
 
 
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({"retry-after-ms": "300", "retry-after": "9"}, 0.3),
-        ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
-        ({"retry-after": " 2.5 "}, 2.5),
-        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 10.0),
-        ({"retry-after": "Wed, 21 Oct 2015 07:27:00 GMT"}, 0.0),
-        ({"retry-after": "Wed, 99 Oct 2015 07:27:00 GMT"}, None),
-        ({"retry-after": "inf"}, None),
-        ({}, None),
-    ],
-)
-def test_each_form_of_waiting_is_seconds(headers: dict[str, str], seconds: float | None) -> None:
-    """retry-after-ms wins over retry-after; seconds and dates are read, and invalid values are ignored."""
-    assert retry_after(headers, NOW) == seconds
-
-
-def test_google_asks_for_a_wait_in_the_body() -> None:
-    """Google's `retryDelay` is read."""
+def test_each_form_of_waiting_is_seconds() -> None:
+    """`retry-after-ms` wins; Google asks for a wait in the body."""
+    now = 1_445_412_470.0  # Wed, 21 Oct 2015 07:27:50 GMT
+    for headers, seconds in WAITS:
+        assert retry_after(headers, now) == seconds, headers
     for delay, seconds in (("26s", 26.0), ("0.5s", 0.5), ("soon", None), (3, None)):
         body = {"error": {"code": 429, "details": ["x", {"@type": "RetryInfo", "retryDelay": delay}]}}
         assert complaint_of(json.dumps(body)).wait == seconds
@@ -233,19 +197,16 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("table", ["words", "similar"])
 def test_known_words_decide(table: str, shape: str) -> None:
-    """Messages of servers become their error in any body; messages that only resemble them do not."""
     for server, status, words, expected in SEEN[table]:
         assert _kind(status, SHAPES[shape](words)).__name__ == expected, (server, words)
 
 
 def test_known_codes_decide() -> None:
-    """A server's own code becomes its error."""
     for server, status, error, expected in SEEN["codes"]:
         assert _kind(status, {"error": {"message": "no words", **error}}).__name__ == expected, (server, error)
 
 
 def test_each_wording_has_a_server_and_an_example() -> None:
-    """Every pattern of the table names a server, and matches a message that a server sent."""
     for group in error_rows()["words"]:
         said = [words for _, _, words, expected in SEEN["words"] if expected == group["error"]]
         for pattern, server in group["seen_on"].items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -21,30 +22,42 @@ from testronaut_llm.gateway.provider_errors import in_openai_words
 from testronaut_llm.records import Message
 
 Sent = Callable[..., tuple[str, Reply]]
-OPENAI_LIKE = {
-    "openai": "openai/gpt-4o-mini", "azure": "azure/d", "azure v1": "azure/d",
-    "mistral": "mistral/mistral-large-latest", "openrouter": "openrouter/a/b", "hosted_vllm": "hosted_vllm/m",
-    "databricks": "databricks/m",
-}  # fmt: skip
-each_mode = pytest.mark.parametrize("mode", MODES)
-each_wire = pytest.mark.parametrize("wire", WIRES)
+OPENROUTER = "openrouter/a/b"
+OPENAI_LIKE = (
+    "openai",
+    "azure",
+    "azure v1",
+    "mistral/mistral-large-latest",
+    OPENROUTER,
+    "hosted_vllm/m",
+    "databricks/m",
+)
+pytestmark = pytest.mark.usefixtures("provider_keys")
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture(params=WIRES)
+def wire(request: pytest.FixtureRequest) -> Any:
+    return request.param
 
 
 @pytest.fixture(scope="module")
 def attempt() -> Iterator[Attempts]:
-    """A gateway that is shared by the tests of this module."""
-    made = Attempts()
-    yield made
-    made.close()
+    with closing(Attempts()) as made:
+        yield made
 
 
 @pytest.fixture
 def sent(server: FaultServer, attempt: Attempts) -> Sent:
     """Makes one attempt at a server with this plan; returns the pieces of a stream, and the reply."""
 
-    def send(plan: Plan, wire: str, mode: str, *, model: str | None = None, **fields: Any) -> tuple[str, Reply]:
+    def send(plan: Plan, wire: str, mode: str, **fields: Any) -> tuple[str, Reply]:
         api = server.plan("a", plan)
-        result = attempt(request(target(wire, api.url, **({"model": model} if model else {})), **fields), mode)
+        result = attempt(request(target(wire, api.url), **fields), mode)
         assert len(api.requests) == 1
         return result
 
@@ -63,25 +76,17 @@ FINISHES: dict[str, type[errors.LLMError] | None] = {
 }
 
 
-@each_mode
-@each_wire
 def test_the_finish_word_that_came_decides(sent: Sent, wire: str, mode: str) -> None:
     """A generation that failed, was withheld or ran out of context is that error, and is paid; other words are kept."""
     for word, kind in FINISHES.items():
         _, reply = sent(faults.good("Half an ans", finish=word), wire, mode)
         assert (reply.text, reply.finish_reason) == ("Half an ans", in_openai_words(word))
         assert reply.usage is not None or mode == "stream"  # LiteLLM drops it for such a word
-        if kind is None:
-            assert (reply.error, reply.finish_reason) == (None, word)
-        else:
-            assert type(reply.error) is kind
-            assert word in str(reply.error)
+        assert type(reply.error) is (kind or type(None))
+        assert word in (str(reply.error) if kind else reply.finish_reason)
 
 
-@each_wire
 def test_a_server_that_does_not_stream_is_named(sent: Sent, wire: str) -> None:
-    """A whole document in place of a stream has an error of its own."""
-
     def whole(exchange: Exchange) -> None:
         asked = exchange.request
         kind, (body,) = answer(asked.wire, asked.path, {**asked.body, "stream": False}, Good(text="An answer."))
@@ -103,28 +108,24 @@ def _body(mode: str, whole: dict[str, Any], chunks: list[dict[str, Any]]) -> Pla
 
 
 def test_a_call_of_a_tool_is_named(sent: Sent) -> None:
-    """No tools were offered, so such a reply is not an answer."""
     call = {"id": "1", "type": "function", "function": {"name": "ls", "arguments": "{}"}}
-    message = {"role": "assistant", "content": None, "tool_calls": [call]}
-    whole = _choice("message", message=message, finish_reason="tool_calls")
+    whole = _choice("message", message={"role": "assistant", "content": None, "tool_calls": [call]})
     _, reply = sent(_body("whole", whole, []), "openai", "whole")
     assert "the model called a tool instead of answering" in str(reply.error)
 
 
-@each_mode
-@pytest.mark.parametrize("wire", ["openai", "openrouter"])
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        ({"code": "rate_limit_exceeded", "message": "slow down"}, errors.RateLimitError),
-        ({"code": 502, "message": "Provider disconnected"}, errors.ServerError),
-        ("it broke", errors.ServerError),
-    ],
-)
-def test_an_error_in_the_choice_is_a_failure(sent: Sent, wire: str, mode: str, error: Any, kind: type) -> None:
-    """A choice that holds an error is judged by the error, with any finish word."""
-    plan = _body(mode, _choice("message", error=error), [_choice("delta", error=error)])
-    assert type(sent(plan, "openai", mode, model=OPENAI_LIKE[wire])[1].error) is kind
+FAILED_CHOICES: list[tuple[Any, type[errors.LLMError]]] = [
+    ({"code": "rate_limit_exceeded", "message": "slow down"}, errors.RateLimitError),
+    ({"code": 502, "message": "Provider disconnected"}, errors.ServerError),
+    ("it broke", errors.ServerError),
+]
+
+
+@pytest.mark.parametrize("wire", ["openai", OPENROUTER])
+def test_an_error_in_the_choice_is_a_failure(sent: Sent, wire: str, mode: str) -> None:
+    for error, kind in FAILED_CHOICES:
+        plan = _body(mode, _choice("message", error=error), [_choice("delta", error=error)])
+        assert type(sent(plan, wire, mode)[1].error) is kind
 
 
 PARTS: list[list[Any]] = [
@@ -137,17 +138,14 @@ PARTS: list[list[Any]] = [
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@each_mode
 @pytest.mark.parametrize("wire", OPENAI_LIKE)
 def test_a_content_of_parts_is_one_text(sent: Sent, wire: str, mode: str) -> None:
-    """The texts of a list of parts are joined; usage and model are as received."""
     for parts in PARTS:
         usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
         whole = _choice("message", message={"role": "assistant", "content": parts}) | {"usage": usage}
         chunks = [_choice("delta", delta={"content": [part]}, finish_reason=None) for part in parts]
         chunks += [_choice("delta", delta={}), {**_choice("delta"), "choices": [], "usage": usage}]
-        own = wire if wire in WIRES else "openai"
-        pieces, reply = sent(_body(mode, whole, chunks), own, mode, model=OPENAI_LIKE[wire])
+        pieces, reply = sent(_body(mode, whole, chunks), wire, mode)
         assert (reply.error, reply.text, pieces) == (None, "Hello", "Hello" if mode == "stream" else "")
         assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (5, 2)
 
@@ -155,8 +153,6 @@ def test_a_content_of_parts_is_one_text(sent: Sent, wire: str, mode: str) -> Non
 BREAKS = "\x85\u2028\u2029"
 
 
-@each_mode
-@each_wire
 def test_a_line_ends_at_cr_and_lf_alone(sent: Sent, wire: str, mode: str) -> None:
     """U+0085, U+2028 and U+2029 are text, in the first piece and in the last, also without the escapes of JSON."""
     text = f"{BREAKS}one{BREAKS} two{BREAKS}"
@@ -175,56 +171,43 @@ def test_a_line_ends_at_cr_and_lf_alone(sent: Sent, wire: str, mode: str) -> Non
     assert reply.usage is not None
 
 
-REASONED = {
-    "no opening tag": "hmm\n</think>\n\nHello",
-    "both tags": "<think>\nhmm\n</think>\n\nHello",
-    "Kimi": "◁think▷hmm◁/think▷Hello",
-    "gpt-oss": "<|channel|>analysis<|message|>hmm<|end|><|start|>assistant<|channel|>final<|message|>Hello",
-}
+REASONED = ("hmm\n</think>\n\nHello", "<think>\nhmm\n</think>\n\nHello", "◁think▷hmm◁/think▷Hello")
 
 
-@each_mode
-@each_wire
 def test_the_reasoning_is_no_part_of_the_text(sent: Sent, wire: str, mode: str) -> None:
     """Reasoning that a template puts before the answer is removed from the text; without an answer it is an error."""
-    for case, raw in REASONED.items():
+    for raw in REASONED:
         pieces, reply = sent(faults.good(raw, pieces=7), wire, mode)
-        assert (reply.error, reply.text) == (None, "Hello"), case
+        assert (reply.error, reply.text) == (None, "Hello"), raw
         assert "hm" in reply.reasoning
-        opened = raw.startswith(("<", "◁"))  # without an opening tag, reasoning is known at its end only
-        assert pieces == ("" if mode == "whole" else "Hello" if opened else raw)
+        # Without an opening tag, reasoning is known at its end only.
+        assert pieces == ("" if mode == "whole" else raw if raw.startswith("hmm") else "Hello")
     _, reply = sent(faults.good("hmm\n</think>\n\n"), wire, mode)
     assert isinstance(reply.error, errors.BadResponseError)
     assert "reasoned" in str(reply.error)
 
 
-@each_mode
 def test_a_tag_that_the_prompt_speaks_of_is_text(sent: Sent, mode: str) -> None:
-    """An answer about `</think>` is unchanged."""
     text, question = "The tag </think> ends the reasoning.", Message(role="user", content="What is </think>?")
     assert sent(faults.good(text), "ollama", mode, messages=(question,))[1].text == text
 
 
-@each_mode
-@each_wire
 def test_text_is_valid_unicode(sent: Sent, wire: str, mode: str) -> None:
-    """A lone surrogate is escaped; two halves in two pieces are one character."""
     text = "a\ud83d\ude00b\ud83dc\ude00"
     pieces, reply = sent(faults.good(text, pieces=len(text)), wire, mode)
     assert (reply.error, reply.text) == (None, r"a😀b\ud83dc\ude00")
     assert pieces == (reply.text if mode == "stream" else "")
 
 
-@pytest.mark.usefixtures("provider_keys")
+ENDS = [
+    ("An answer.", "tired", False),
+    ("An answer.", "eos", True),
+    ("<think>hmm</think>An answer.", "tool_calls", True),
+]
+
+
 @pytest.mark.parametrize("mode", ["complete", "astream"])
-@pytest.mark.parametrize(
-    ("text", "finish", "kept"),
-    [
-        ("An answer.", "tired", False),
-        ("An answer.", "eos", True),
-        ("<think>hmm</think>An answer.", "tool_calls", True),
-    ],
-)
+@pytest.mark.parametrize(("text", "finish", "kept"), ENDS)
 async def test_only_whole_answers_are_cached(api: Make, mode: str, text: str, finish: str, kept: bool) -> None:
     """An answer with an unknown finish word is asked for again; a cached one holds no reasoning."""
     a = api("a", faults.good(text, finish=finish))
@@ -234,7 +217,6 @@ async def test_only_whole_answers_are_cached(api: Make, mode: str, text: str, fi
     assert (second.cached, len(a.asked)) == (kept, 1 if kept else 2)
 
 
-@pytest.mark.usefixtures("provider_keys")
 async def test_a_repair_asks_about_the_answer_that_was_invalid(api: Make) -> None:
     """A failure between the answer and its repair does not change what is repaired."""
     later = faults.error("unavailable", headers={"retry-after": "0"})
@@ -248,29 +230,21 @@ async def test_a_repair_asks_about_the_answer_that_was_invalid(api: Make) -> Non
     assert (turns[2][0]["role"], turns[2][0]["content"]) == ("assistant", "no JSON")
 
 
-@each_mode
-@each_wire
-@pytest.mark.parametrize(("code", "kind"), [(402, errors.QuotaExceededError), (429, errors.RateLimitError)])
-def test_a_number_inside_a_200_is_that_status(
-    sent: Sent, wire: str, mode: str, code: int, kind: type[errors.LLMError]
-) -> None:
-    """An error in place of an answer, or after a piece of text, is judged by its number."""
-    body = {"type": "error", "error": {"message": "Provider returned error", "code": code}}
-    if mode == "whole":
-        error = sent(faults.raw(200, json.dumps(body).encode()), wire, mode)[1].error
-        assert (type(error), error.status) == (kind, code)
-        return
-    for after, status in ((0, code), (1, 200)):
-        error = sent(faults.error_in_stream(body=body, after=after), wire, mode)[1].error
-        assert (type(error), error.status) == (kind, status)
+def test_a_number_inside_a_200_is_that_status(sent: Sent, wire: str, mode: str) -> None:
+    for code, kind in ((402, errors.QuotaExceededError), (429, errors.RateLimitError)):
+        body = {"type": "error", "error": {"message": "Provider returned error", "code": code}}
+        plans = {faults.raw(200, json.dumps(body).encode()): code}
+        if mode == "stream":  # in place of an answer, or after a piece of text
+            plans = {faults.error_in_stream(body=body, after=after): status for after, status in ((0, code), (1, 200))}
+        for plan, status in plans.items():
+            error = sent(plan, wire, mode)[1].error
+            assert (type(error), error.status) == (kind, status)
 
 
-@each_mode
 @pytest.mark.parametrize(("wire", "version"), [("azure", "2024-10-21"), ("azure v1", "v1"), ("azure v1", "preview")])
 def test_a_token_is_asked_for_at_each_attempt(
     server: FaultServer, attempt: Attempts, wire: str, version: str, mode: str
 ) -> None:
-    """A token function is called for each attempt; `preview` is in the URL."""
     tokens, api = iter(("first", "second")), server.plan("a", faults.good("fine"))
     to = replace(target(wire, api.url), key=lambda: next(tokens), api_version=version)
     for token in ("first", "second"):

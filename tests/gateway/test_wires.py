@@ -15,14 +15,7 @@ from manager_kit import ask, config, manager
 from pydantic import BaseModel
 from wires import MODES, WIRES, Servers, Wire, cases
 
-from testronaut_llm import Answer, LLMError, LLMManager
-from testronaut_llm.errors import (
-    AllModelsFailedError,
-    AuthenticationError,
-    ContextWindowError,
-    ModelNotFoundError,
-    OutputTruncatedError,
-)
+from testronaut_llm import Answer, LLMError, LLMManager, errors
 from testronaut_llm.testing.cassettes import Cassette
 
 PROMPT = "What does `ls -la` do? Answer in one sentence."
@@ -31,10 +24,16 @@ JUDGE = (
     "Did the test pass or fail? Answer in JSON."
 )
 TEXTS = ["list files", "remove files"]
+SAME = ("Say hello.", PROMPT, "What is a test plan? Answer in one sentence.")
+SINGLE = ("complete", "acomplete")
 LONG = "The quick brown fox jumps over the lazy dog. " * 1200
 
-SINGLE = ("complete", "acomplete")
-both = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test `test_<mode>` runs on each wire that has this mode, sync and async."""
+    if "llm" in metafunc.fixturenames:
+        metafunc.parametrize("wire", cases(metafunc.definition.originalname.removeprefix("test_")))
+        metafunc.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 
 
 class Verdict(BaseModel):
@@ -82,20 +81,14 @@ def _check_usage(answer: Answer[Any]) -> None:
     assert len(answer.attempts) == 1
 
 
-@both
-@pytest.mark.parametrize("wire", cases("text"))
 async def test_text(llm: LLMManager, asynchronous: bool) -> None:
-    """A question is answered with text and the usage that the server counted, in one request."""
     answer = await ask(llm, SINGLE[asynchronous], PROMPT)
     assert len(answer.text.split()) > 4
     assert answer.finish_reason == "stop"
     _check_usage(answer)
 
 
-@both
-@pytest.mark.parametrize("wire", cases("stream"))
 async def test_stream(llm: LLMManager, asynchronous: bool) -> None:
-    """The pieces of a stream make up its answer, with usage at the end."""
     if asynchronous:
         async with llm.astream("t", PROMPT) as stream:
             pieces = [piece async for piece in stream]
@@ -109,20 +102,14 @@ async def test_stream(llm: LLMManager, asynchronous: bool) -> None:
     _check_usage(answer)
 
 
-@both
-@pytest.mark.parametrize("wire", cases("schema"))
 async def test_schema(llm: LLMManager, asynchronous: bool) -> None:
-    """An answer with a schema is an instance of it."""
     answer = await ask(llm, SINGLE[asynchronous], JUDGE, schema=Verdict)
     assert isinstance(answer.parsed, Verdict)
     assert answer.parsed == Verdict.model_validate_json(answer.text)
     _check_usage(answer)
 
 
-@both
-@pytest.mark.parametrize("wire", cases("embeddings"))
 async def test_embeddings(llm: LLMManager, asynchronous: bool) -> None:
-    """Each text has its own vector, of the same length."""
     result = await llm.aembed("t", TEXTS) if asynchronous else llm.embed("t", TEXTS)
     first, second = result.vectors
     assert len(first) == len(second) > 10
@@ -130,60 +117,44 @@ async def test_embeddings(llm: LLMManager, asynchronous: bool) -> None:
     assert result.usage.prompt_tokens > 0
 
 
-@both
-@pytest.mark.parametrize("wire", cases("truncated"))
 async def test_truncated(llm: LLMManager, asynchronous: bool, wire: Wire) -> None:
-    """An answer that the cap cuts twice is an error that holds its text."""
-    with pytest.raises(OutputTruncatedError) as cut:
+    with pytest.raises(errors.OutputTruncatedError) as cut:
         await ask(llm, SINGLE[asynchronous], PROMPT, max_tokens=4)
     assert cut.value.text or not wire.embedded  # others may have spent it on thinking
     assert len(cut.value.attempts) == 2
 
 
 async def _failure(llm: LLMManager, asynchronous: bool, prompt: str) -> LLMError | None:
-    with pytest.raises(AllModelsFailedError) as failed:
+    with pytest.raises(errors.AllModelsFailedError) as failed:
         await ask(llm, SINGLE[asynchronous], prompt)
     assert len(failed.value.attempts) == 1
     return failed.value.last
 
 
-@both
-@pytest.mark.parametrize("wire", cases("too_long"))
 async def test_too_long(llm: LLMManager, asynchronous: bool) -> None:
-    """A prompt that does not fit is a ContextWindowError, with any wording of the server."""
-    assert isinstance(await _failure(llm, asynchronous, LONG), ContextWindowError)
+    assert isinstance(await _failure(llm, asynchronous, LONG), errors.ContextWindowError)
 
 
-@both
-@pytest.mark.parametrize("wire", cases("wrong_key"))
 async def test_wrong_key(llm: LLMManager, asynchronous: bool) -> None:
-    """A refused key is an AuthenticationError with its status, and is not in its message."""
     error = await _failure(llm, asynchronous, PROMPT)
-    assert isinstance(error, AuthenticationError)
+    assert isinstance(error, errors.AuthenticationError)
     assert (error.status, "wrong-key" in str(error)) == (401, False)
 
 
-@both
-@pytest.mark.parametrize("wire", cases("missing_model"))
 async def test_missing_model(llm: LLMManager, asynchronous: bool) -> None:
-    """A model that the server does not have is a ModelNotFoundError."""
-    assert isinstance(await _failure(llm, asynchronous, PROMPT), ModelNotFoundError)
+    assert isinstance(await _failure(llm, asynchronous, PROMPT), errors.ModelNotFoundError)
 
 
 def test_every_mode_has_a_recording_or_a_reason() -> None:
-    """Each mode of the embedded server has a recording, or a reason for having none."""
     proved = {mode: {case.values[0].name for case in cases(mode)} for mode in MODES}
     for wire in WIRES:
         if wire.embedded:
             assert {mode for mode in MODES if wire.name not in proved[mode]} == set(wire.gaps) != set(MODES)
 
 
-SAME = ("Say hello.", PROMPT, "What is a test plan? Answer in one sentence.")
-
-
-@pytest.fixture
-def all_wires(wire_servers: Servers, cassette: Cassette, monkeypatch: pytest.MonkeyPatch) -> Iterator[LLMManager]:
-    """A manager with one model a wire, all of them the same weights on one server."""
+@pytest.mark.llm_cassette("wires/same-weights")
+def test_same_weights_same_text(wire_servers: Servers, cassette: Cassette, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One server's weights give the same text and counts behind each of its wires."""
     models: dict[str, Any] = {}
     for number, wire in enumerate(one for one in WIRES if one.embedded):
         base, key = wire_servers.reach(wire)
@@ -193,16 +164,9 @@ def all_wires(wire_servers: Servers, cassette: Cassette, monkeypatch: pytest.Mon
     if wire_servers.recording:
         cassette.note("recorded_from", wire_servers.described(WIRES[0]) + "; and the same server over its other wires")
     with manager(models, max_tokens=120) as llm:
-        yield llm
-
-
-@pytest.mark.llm_cassette("wires/same-weights")
-def test_same_weights_same_text(all_wires: LLMManager, cassette: Cassette) -> None:
-    """One server's weights give the same text and counts behind each of its wires."""
-    for prompt in SAME:
-        answers = [all_wires.complete("t", prompt, model=wire.name) for wire in WIRES if wire.embedded]
-        assert len({answer.text for answer in answers}) == 1
-        assert len({(answer.usage.prompt_tokens, answer.usage.completion_tokens) for answer in answers}) == 1
-        assert answers[0].text
+        for prompt in SAME:
+            answers = [llm.complete("t", prompt, model=name) for name in models]
+            assert len({(one.text, one.usage.prompt_tokens, one.usage.completion_tokens) for one in answers}) == 1
+            assert answers[0].text
     assert len(cassette) == len(SAME) * 4
     assert len({json.dumps(response["body"], default=str) for response in cassette.responses}) == len(cassette)

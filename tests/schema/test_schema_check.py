@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import faults
 import pytest
-from manager_kit import Api, manager, model
+from manager_kit import Make, manager, model
 from pydantic import BaseModel
-from schema_speech import said
+from schema_table import NULL, ref
 
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.schema.output_schema import OutputSchema
 
 LOOP: dict[str, Any] = {"type": "array"}
 LOOP["items"] = LOOP
-DEEP: dict[str, Any] = {}
-for _ in range(200):
-    DEEP = {"items": DEEP}
 
 
 def prop(schema: Any) -> dict[str, Any]:
@@ -29,14 +25,11 @@ def prop(schema: Any) -> dict[str, Any]:
 
 BROKEN = [
     (prop({"type": "strnig"}), "$.properties.a.type", "did you mean `string`"),
-    (prop({"type": "dict"}), "$.properties.a.type", "known: array, boolean"),
     (prop(5), "$.properties.a", "5"),
     ({"properties": {"a b": {"items": 1}}}, "$.properties['a b'].items", "1"),
     ({"anyOf": [{}, {"required": "a"}]}, "$.anyOf[1].required", "array"),
     (prop({"$ref": "#/$defs/gone"}), "$.properties.a.$ref", "'#/$defs/gone' leads nowhere"),
     ({"prefixItems": [{}], "items": {"$ref": "#/prefixItems/7"}}, "$.items.$ref", "leads nowhere"),
-    ({"type": "array", "items": {"$ref": "#/type/x"}}, "$.items.$ref", "leads nowhere"),
-    ({"items": {"$ref": "#nowhere"}}, "$.items.$ref", "leads nowhere"),
     ({"items": {"$ref": "#/x-types/a"}, "x-types": {"a": {}}}, "$.items.$ref", "put its target into `$defs`"),
     ({"items": {"$ref": "https://example.com/s.json"}}, "$.items.$ref", "copy its target into `$defs`"),
     ({"items": {"$ref": "other.json#/a"}}, "$.items.$ref", "points out of the schema"),
@@ -44,7 +37,6 @@ BROKEN = [
     ({"$dynamicRef": "#x"}, "$.$dynamicRef", "use `$ref`"),
     ({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}}, "$ref", "leads back to itself"),
     (prop({"pattern": "["}), "$.properties.a.pattern", "regex"),
-    ({"minLength": -1}, "$.minLength", "minimum"),
     ({"items": {"enum": []}}, "$.items.enum", "no answer"),
     ({"const": {1, 2}}, "$.const", "not a JSON value"),
     ({"enum": [float("inf")]}, "$.enum[0]", "inf"),
@@ -52,41 +44,32 @@ BROKEN = [
     ({"components": {"schemas": {"A": {"type": "x"}}}}, "$.components.schemas.A.type", "unknown type"),
     ({"enum": "x" * 300}, "$.enum", "xxx"),
     (LOOP, "$", "nested deeper than 100 levels"),
-    (DEEP, "$", "nested deeper than 100 levels"),
 ]
 
 
 @pytest.mark.parametrize(("schema", "path", "words"), BROKEN)
 def test_a_fault_is_named_with_its_path(schema: dict[str, Any], path: str, words: str) -> None:
-    """Unknown types, wrong or external references, broken patterns and loops are one error each, with the path."""
     with pytest.raises(InvalidRequestError, match=re.escape(words)) as caught:
         OutputSchema.of(schema)
     assert f"{path}`" in str(caught.value)
     assert len(str(caught.value)) < 500
 
 
+def chain(length: int) -> OutputSchema[Any]:
+    steps = {f"d{i}": ref(f"d{i + 1}") for i in range(length)}
+    return OutputSchema.of(ref("d0", **steps, **{f"d{length}": NULL}))
+
+
 def test_a_long_chain_of_references_is_no_crash() -> None:
     """A chain of references either works or is refused before anything is sent."""
-
-    def chain(length: int) -> dict[str, Any]:
-        steps = {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(length)}
-        return {"$ref": "#/$defs/d0", "$defs": {**steps, f"d{length}": {"type": "null"}}}
-
-    short = OutputSchema.of(chain(50))
-    assert short.read(said(short, None, "strict"), "strict") is None
-    long = OutputSchema.of(chain(400))
-    assert long.wire("strict").schema is None
-    assert long.read("null", "strict") is None
+    assert chain(50).read("null", "strict") is chain(400).read("null", "strict") is None
+    assert chain(400).wire("strict").schema is None
     with pytest.raises(InvalidRequestError, match="too long a chain"):
-        OutputSchema.of(chain(5000))
+        chain(5000)
 
 
 class HoldsLock(BaseModel, arbitrary_types_allowed=True):
     lock: threading.Event
-
-
-class HoldsFunction(BaseModel):
-    call: Callable[[], int]
 
 
 class Unfinished(BaseModel):
@@ -96,19 +79,16 @@ class Unfinished(BaseModel):
 MISSING = list["NoSuch"]  # type: ignore[name-defined]  # noqa: F821 - the point of it
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [HoldsLock, HoldsFunction, Unfinished, threading.Event, MISSING, "Case", 5, None, [str], HoldsLock.__init__],
-)
+NO_SCHEMAS = [HoldsLock, Unfinished, threading.Event, MISSING, "Case", 5, None, [str], HoldsLock.__init__]
+
+
+@pytest.mark.parametrize("schema", NO_SCHEMAS)
 def test_what_is_no_schema_is_refused(schema: Any) -> None:
-    """A class without a JSON Schema, an unfinished one, a string, a function: one error with what is expected."""
     with pytest.raises(InvalidRequestError, match="a JSON Schema as a dict"):
         OutputSchema.of(schema)
 
 
 def test_a_default_that_json_cannot_hold_is_no_fault() -> None:
-    """Pydantic's warnings about defaults do not reach the caller."""
-
     class Model(BaseModel, arbitrary_types_allowed=True):
         pairs: dict[str, int] = {}
         first: Any = threading
@@ -125,9 +105,7 @@ OLDER = [
     ({"$id": "#word", "type": "string"}, {"$anchor": "word", "type": "string"}),
     ({"$id": "https://example.com/a", "$schema": "x"}, {}),
     ({"minimum": 1, "exclusiveMinimum": True}, {"exclusiveMinimum": 1}),
-    ({"minimum": 1, "exclusiveMinimum": False}, {"minimum": 1}),
     ({"items": [{}], "additionalItems": {"type": "null"}}, {"prefixItems": [{}], "items": {"type": "null"}}),
-    ({"items": {}, "additionalItems": False}, {"items": {}}),
     ({"dependencies": {"a": ["b"]}}, {"dependentRequired": {"a": ["b"]}}),
     ({"dependencies": {"c": {"required": ["d"]}}}, {"dependentSchemas": {"c": {"required": ["d"]}}}),
     ({"nullable": True}, {}),
@@ -138,18 +116,17 @@ OLDER = [
 
 @pytest.mark.parametrize(("old", "new"), OLDER)
 def test_older_forms_are_rewritten(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Draft 7 and OpenAPI forms become those of 2020-12."""
     assert OutputSchema.of(old).json_schema == new
+
+
+FINE_TUNED = {"model": "openai/ft:gpt-4o-mini:me::1"}
 
 
 @pytest.mark.usefixtures("provider_keys")
 @pytest.mark.parametrize(
-    ("wire", "fields", "bounded"),
-    [("openai", {}, True), ("openai", {"model": "openai/ft:gpt-4o-mini:me::1"}, False), ("azure", {}, False)],
+    ("wire", "fields", "bounded"), [("openai", {}, True), ("openai", FINE_TUNED, False), ("azure", {}, False)]
 )
-def test_openai_is_sent_the_bounds_that_it_takes(
-    api: Callable[..., Api], wire: str, fields: dict[str, Any], bounded: bool
-) -> None:
+def test_openai_is_sent_the_bounds_that_it_takes(api: Make, wire: str, fields: Any, bounded: bool) -> None:
     """OpenAI's fine-tuned models and Azure refuse bounds, so their prompt holds the bounds."""
     a = api("a", faults.good('{"n": 3}'))
     schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]}

@@ -1,0 +1,97 @@
+"""What a request holds, and what it costs if it was not sent or had no answer."""
+
+from __future__ import annotations
+
+import socket
+from decimal import Decimal
+from typing import Any
+from unittest.mock import Mock
+
+import faults
+import pytest
+from fault_server import Exchange, refused
+from manager_kit import Make, ask, manager, model
+
+from testronaut_llm import LLMManager, errors
+
+pytestmark = pytest.mark.usefixtures("provider_keys")
+
+MODES = ("complete", "astream", "embed")
+PROMPT = Decimal("0.0003425")  # 274 tokens at most, at 1.25 USD a million: they may all be written to a cache
+ANSWER = Decimal("0.0002")  # 100 tokens at 2 USD a million
+BUDGET = Decimal("0.01")
+ELSEWHERE = "https://api.example.test"
+PROXIES = {
+    "a proxy that wants a password": faults.raw(407, b""),
+    "a proxy that never opens the tunnel": faults.silent,
+}
+SYSTEM = "You read manuals."
+MARKED = [{"type": "text", "text": SYSTEM, "cache_control": {"type": "ephemeral"}}]
+
+
+async def _failed(llm: LLMManager, mode: str, **given: Any) -> errors.LLMError:
+    with pytest.raises(errors.LLMError) as caught:
+        await (llm.aembed("embedding", ["hi"], **given) if mode == "embed" else ask(llm, mode, **given))
+    assert len(caught.value.attempts) == 1
+    return caught.value
+
+
+def _llm(wire: str, url: Any) -> LLMManager:
+    embedding = {"embedding": {"models": ["a"], "retries": 0, "cache": "off"}}
+    return manager({"a": model(wire, url)}, embedding, max_tokens=100, retries=0, budget={"total": BUDGET})
+
+
+@pytest.mark.parametrize(
+    ("how", "wire", "mode"),
+    [
+        *(("a refused connection", "openai", mode) for mode in MODES),
+        *(("a refused connection", wire, "complete") for wire in ("azure", "azure v1", "anthropic")),
+        ("a proxy that wants a password", "openai", "astream"),
+        *(("a proxy that never opens the tunnel", "openai", mode) for mode in MODES),
+        ("a name that is not found", "openai", "complete"),
+    ],
+)
+async def test_a_request_that_was_not_sent_costs_nothing(
+    api: Make, monkeypatch: pytest.MonkeyPatch, how: str, wire: str, mode: str
+) -> None:
+    url, late = refused(), "never" in how
+    if proxy := PROXIES.get(how):
+        monkeypatch.setenv("HTTPS_PROXY", api("proxy", proxy).url)
+        url = ELSEWHERE
+    elif "name" in how:
+        url = "http://models.example.test"
+        unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=unknown))
+    with _llm(wire, url) as llm:
+        error = await _failed(llm, mode, **({"timeout": 0.3} if late else {}))
+        kind = errors.LLMTimeoutError if late else errors.ConnectionFailedError
+        assert isinstance(getattr(error, "last", error), kind)
+        assert [one.cost for one in error.attempts] == [Decimal(0)]
+        assert llm.session.cost == llm.spend().total.cost == 0
+        assert llm.spend().limits[0].left == BUDGET
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("broken", [Exchange.reset, Exchange.close], ids=["reset", "closed"])
+async def test_a_request_without_an_answer_costs_its_worst_case(api: Make, mode: str, broken: Any) -> None:
+    with _llm("openai", api("a", broken)) as llm:
+        error = await _failed(llm, mode)
+        assert llm.session.cost == error.attempts[0].cost == PROMPT + (ANSWER if mode != "embed" else 0)
+
+
+@pytest.mark.parametrize(("wire", "marks", "system", "sent"), [
+    ("anthropic", True, SYSTEM, MARKED),
+    ("anthropic", False, SYSTEM, SYSTEM),
+    ("anthropic", True, None, None),
+    ("openai", True, SYSTEM, SYSTEM),
+])  # fmt: skip
+def test_the_system_text_is_marked(api: Make, wire: str, marks: bool, system: str | None, sent: Any) -> None:
+    a = api("a", faults.good())
+    with manager({"a": model(wire, a)}, prompt_cache=marks, system=system) as llm:
+        llm.complete("t", "What is ls?")
+        assert "".join(llm.stream("t", "What is ls?"))
+    for body in a.bodies:
+        found = body["system"] if "system" in body else body["messages"][0]["content"] if sent else None
+        plain = found[0]["text"] if isinstance(found, list) and "cache_control" not in found[0] else found
+        assert plain == sent
+        assert str(body).count("cache_control") == (sent == MARKED)
