@@ -67,21 +67,18 @@ def status(code: int, **headers: str) -> Behaviour:
 
 @pytest.fixture
 def site(httpserver: HTTPServer, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """A site with the tiny model; waits between tries take no time."""
     monkeypatch.setattr(download.time, "sleep", lambda _: None)
     return Site(httpserver, tiny_gguf.read_bytes())
 
 
 @pytest.fixture
 def hub(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """The site in place of the model hub."""
     monkeypatch.setenv("HF_ENDPOINT", f"{site.address}/")
     monkeypatch.setenv("HF_TOKEN", "hf_sentinel")
     return site
 
 
 def test_a_dropped_connection_continues_where_it_was(empty: ModelStore, site: Site) -> None:
-    """The second request asks for the missing half only, and only if the file is the same."""
     site.script = [cut_at_half]
     seen: list[Progress] = []
     fetch(site.url, store=empty, progress=seen.append)
@@ -119,7 +116,6 @@ def test_halves_of_different_files_are_never_joined(empty: ModelStore, site: Sit
 def test_a_part_is_continued_if_it_is_of_the_same_file(
     empty: ModelStore, site: Site, more: bytes, note: str, requests: int, continued: bool
 ) -> None:
-    """A complete part is used (416); one that is longer, or of unknown origin, is downloaded again."""
     parts = empty.folder / ".parts" / "m"
     parts.mkdir(parents=True)
     (parts / "model.part").write_bytes(site.data + more)
@@ -130,7 +126,6 @@ def test_a_part_is_continued_if_it_is_of_the_same_file(
 
 
 def test_a_server_that_keeps_failing_is_given_up_and_the_part_kept(empty: ModelStore, site: Site) -> None:
-    """After five tries without progress the error names the kept part and other ways."""
     site.script = [cut_at_half, *[status(503)] * 9]
     with pytest.raises(LocalModelError, match=rf"fetched: status 503\. {len(site.data) // 2:,} bytes are kept"):
         fetch(site.url, store=empty)
@@ -157,7 +152,6 @@ def test_a_file_of_unknown_length_needs_a_digest(empty: ModelStore, site: Site) 
 def test_a_body_without_end_stops_when_the_disk_is_full(
     empty: ModelStore, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If no length is announced, free space is checked during the download."""
     rooms = iter([10**9, 10**9, 0])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(rooms)))
 
@@ -167,7 +161,6 @@ def test_a_body_without_end_stops_when_the_disk_is_full(
 
 
 def test_the_hub_gets_revision_and_token(empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HF_ENDPOINT is the hub, `@` the revision, and HF_TOKEN, without its line end, is sent for gated models."""
     monkeypatch.setenv("HF_TOKEN", "\ufeffhf_sentinel\r\n")
     fetch("hf://owner/repo@abc123/sub/Model-Q4.gguf", store=empty)
     path, headers = hub.requests[0]
@@ -179,7 +172,6 @@ def test_the_hub_gets_revision_and_token(empty: ModelStore, hub: Site, monkeypat
 def test_a_token_that_no_header_takes_is_an_error_that_does_not_repeat_it(
     empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> None:
-    """The error names the variable, and nothing is sent."""
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(LocalModelError, match="the variable HF_TOKEN holds more than a key") as caught:
         fetch("hf://owner/repo/m.gguf", store=empty)
@@ -188,7 +180,6 @@ def test_a_token_that_no_header_takes_is_an_error_that_does_not_repeat_it(
 
 
 def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site) -> None:
-    """The hub redirects to its storage: the token is sent to the hub only, and the digest of the hub is checked."""
     digest = hashlib.sha256(hub.data).hexdigest()
     with HTTPServer() as elsewhere:
         storage = Site(elsewhere, hub.data)
@@ -213,7 +204,6 @@ def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site) -> 
     ],
 )
 def test_what_the_hub_refuses_is_explained(empty: ModelStore, hub: Site, code: int, error: str, message: str) -> None:
-    """Gated models and wrong addresses have their message, without the token."""
     hub.script = [status(code, X_Error_Code=error)]
     with pytest.raises(LocalModelError, match=message) as caught:
         fetch("hf://owner/repo@main/m.gguf", store=empty)
@@ -232,7 +222,6 @@ def test_what_the_hub_refuses_is_explained(empty: ModelStore, hub: Site, code: i
 def test_what_is_not_fetched_from_the_hub(
     empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch, setting: str, reference: str, message: str
 ) -> None:
-    """The hub's offline switch applies, addresses are checked, and so is the size in the catalogue."""
     monkeypatch.setenv(*setting.split("="))
     with pytest.raises(LocalModelError, match=message):
         fetch(reference, store=empty)
@@ -240,7 +229,6 @@ def test_what_is_not_fetched_from_the_hub(
 
 
 def test_a_pull_that_was_killed_continues_where_it_was(site: Site, tmp_path: Path) -> None:
-    """After kill -9 in the middle, the same command asks for the missing part only."""
     half, stop = len(site.data) // 2, threading.Event()
 
     def stalls(request: Request, site: Site) -> Response:

@@ -33,7 +33,6 @@ def write(file: Path, text: str) -> None:
 
 
 def test_a_limit_of_version_2_counts_and_page_cache_is_given_back(groups: Path) -> None:
-    """The limits of parent groups apply, and page cache is free. Without groups the machine counts."""
     assert (machine.available_memory(), machine.threads()) == (8_000_000_000, 8)
     write(groups / "membership", "0::/user/job\n")
     write(groups / "cgroup/user/job/memory.max", "max\n")
@@ -45,7 +44,6 @@ def test_a_limit_of_version_2_counts_and_page_cache_is_given_back(groups: Path) 
 
 
 def test_in_a_container_the_mounted_root_is_our_group(groups: Path) -> None:
-    """If the path in /proc is the host's and does not exist, the limit at the root is used."""
     write(groups / "membership", "0::/host/path/of/container\n")
     write(groups / "cgroup/memory.max", "300000000\n")
     write(groups / "cgroup/cpu.max", "max 100000\n")
@@ -81,7 +79,6 @@ def test_the_context_fits_the_memory_and_the_model() -> None:
 
 
 def test_what_does_not_fit_is_refused_with_numbers() -> None:
-    """`num_ctx` is never changed silently; the message has the line to write, or the missing memory."""
     with pytest.raises(LocalModelError, match=r"num_ctx: 16384 needs about .* MiB .* write num_ctx: 2816 in llm.yaml"):
         fitting_context(MODEL, "m", room_for(3000), wanted=16384)
     with pytest.raises(LocalModelError, match=r"embedded/m needs about 1,.* MiB .* 936 MiB are free"):

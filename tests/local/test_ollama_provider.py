@@ -31,13 +31,11 @@ def a_model(name: str = "qwen3", **fields: Any) -> ModelConfig:
 
 @pytest.fixture
 def recorded(cassette: object) -> OllamaServer:
-    """A server that replays the recorded answers."""
     return OllamaServer("http://127.0.0.1:9")
 
 
 @pytest.fixture
 def url(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a loopback server that the environment names."""
     address = httpserver.url_for("").rstrip("/")
     monkeypatch.setenv("OLLAMA_HOST", address)
     return address
@@ -52,7 +50,6 @@ def tags(httpserver: HTTPServer, *rows: Any) -> None:
 
 @pytest.mark.llm_cassette("ollama/tags")
 def test_models(recorded: OllamaServer) -> None:
-    """Each model has its digest, size, context and capabilities."""
     models = {model.name: model for model in recorded.models()}
     assert set(models) == {"smollm2:135m", "smollm2-think:135m", "smollm2-embed:135m"}
     small = models["smollm2:135m"]
@@ -64,7 +61,6 @@ def test_models(recorded: OllamaServer) -> None:
 
 @pytest.mark.llm_cassette("ollama/tags-pulled")
 def test_a_pulled_model_is_found_under_its_full_name(recorded: OllamaServer) -> None:
-    """A model from another registry keeps the registry in its name."""
     assert recorded.pulled("127.0.0.1:5001/library/smollm2:135m").size == 98363020
 
 
@@ -77,7 +73,6 @@ def test_a_pulled_model_is_found_under_its_full_name(recorded: OllamaServer) -> 
     ],
 )
 def test_show(recorded: OllamaServer, name: str, capability: str, template: str) -> None:
-    """`show` has the context, the abilities and the template of a model."""
     details = recorded.show(name)
     assert details.context_length == 8192
     assert capability in details.capabilities
@@ -93,7 +88,6 @@ def test_show(recorded: OllamaServer, name: str, capability: str, template: str)
     ],
 )
 def test_loaded_models(recorded: OllamaServer, context: int | None, names: list[str]) -> None:
-    """The loaded models have their context; after an unload the list is empty."""
     loaded = recorded.loaded()
     assert [model.name for model in loaded] == names
     assert all(model.context_length == context and model.size > 100_000_000 for model in loaded)
@@ -114,7 +108,6 @@ KEEP = {"keep_alive": "10m", "options": {"num_ctx": 2048}}
 def test_a_load_an_unload_and_a_removal_are_one_request(
     recorded: OllamaServer, method: str, arguments: dict[str, Any], result: str | None
 ) -> None:
-    """A load sends context and keep-alive; an unload sends a keep-alive of 0. The version is the server's."""
     assert getattr(recorded, method)(**arguments) == result
 
 
@@ -126,13 +119,11 @@ def test_a_load_an_unload_and_a_removal_are_one_request(
     ],
 )
 def test_a_missing_model_names_the_command(recorded: OllamaServer, method: str, name: str) -> None:
-    """The error has the command that pulls it."""
     with pytest.raises(LocalModelError, match=f"no model '{name}'.*models pull ollama/{name}"):
         getattr(recorded, method)(name)
 
 
 def test_every_recording_has_a_place() -> None:
-    """Each recorded exchange is a cassette, data for the fault server, or excluded with a reason."""
     plan = from_yaml((DATA / "left_out.yaml").read_text())
     as_data, left_out = plan["data for the fault server"], plan["left out"]
     cassettes = {path.stem for path in (CASSETTES / "ollama").glob("*.yaml")}
@@ -157,7 +148,6 @@ NAMES = {
 
 
 def test_a_name_is_read_as_ollama_reads_it() -> None:
-    """The default registry, its library and `latest` are implied; a port is not a tag."""
     assert {name: full_name(name) for name in NAMES} == NAMES
 
 
@@ -167,7 +157,6 @@ def test_a_name_is_read_as_ollama_reads_it() -> None:
 def test_another_kind_of_server_is_an_error(
     httpserver: HTTPServer, url: str, body: str, status: int, said: str
 ) -> None:
-    """The error has the status and the words of a server that is not Ollama."""
     httpserver.expect_request("/api/version").respond_with_data(body, status)
     with OllamaServer(url) as server, pytest.raises(LocalModelError) as caught:
         server.version()
@@ -176,7 +165,6 @@ def test_another_kind_of_server_is_an_error(
 
 
 def test_a_proxy_never_sees_loopback(httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every proxy variable set to a proxy that does not answer, the server answers."""
     tags(httpserver, ROW)
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -188,7 +176,6 @@ def test_a_proxy_never_sees_loopback(httpserver: HTTPServer, url: str, monkeypat
 def test_only_our_key_is_sent(
     httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch, key: str | None
 ) -> None:
-    """The given key is sent, or none, and never one of the environment; errors do not show it."""
     monkeypatch.setenv("OLLAMA_API_KEY", "from-the-environment")
 
     def refuse(request: Request) -> Response:
@@ -204,7 +191,6 @@ def test_only_our_key_is_sent(
 
 
 def test_what_a_server_says_is_bounded(httpserver: HTTPServer, url: str) -> None:
-    """A body that unpacks without end is an error with the server's address."""
     packed = [gzip.compress(b'{"models": []}'), gzip.compress(b" " * (2**26 + 1), 1)]
     headers = {"content-encoding": "gzip"}
     httpserver.expect_request("/api/tags").respond_with_handler(lambda _: Response(packed.pop(0), headers=headers))
@@ -215,7 +201,6 @@ def test_what_a_server_says_is_bounded(httpserver: HTTPServer, url: str) -> None
 
 
 def test_fields_of_another_type_are_left_out(httpserver: HTTPServer, url: str) -> None:
-    """They are empty, and never an error."""
     odd: Any = {"name": 5, "digest": ["a"], "size": True, "details": [], "capabilities": "completion"}
     tags(httpserver, "no row", odd, {"size": "large", "details": {"context_length": "8192"}, "capabilities": {"a": 1}})
     with OllamaServer(url) as server:
@@ -226,7 +211,6 @@ def test_fields_of_another_type_are_left_out(httpserver: HTTPServer, url: str) -
 
 
 def test_a_pulled_model_is_ready(httpserver: HTTPServer, url: str) -> None:
-    """A GET finds it with `:latest` implied and in any case; another GET finds how it is loaded."""
     tags(httpserver, ROW)
     assert readiness(a_model("Qwen3", digest=f"sha256:{DIGEST[:12]}")).ready
     assert [request.path for request, _ in httpserver.log] == ["/api/tags", "/api/ps"]
@@ -266,7 +250,6 @@ def test_a_pulled_model_that_may_not_be_used_is_not_ready(
     httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch, listed: dict[str, Any], digest: str | None,
     missing: str, fix: str,
 ) -> None:  # fmt: skip
-    """It is not the pinned one, or too large, or run by another host, which `local: false` allows."""
     monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: 8.0 * GIB)
     tags(httpserver, ROW | listed)
     found = readiness(a_model(digest=digest))

@@ -37,7 +37,6 @@ DONE = lines({"status": "pulling manifest"}, {**LAYER, "completed": 100}, {"stat
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Records the seconds of each wait; no time passes."""
     waited: list[float] = []
     monkeypatch.setattr(ollama_models, "sleep", waited.append)
     return waited
@@ -78,7 +77,6 @@ def answers(httpserver: HTTPServer, *bodies: str) -> None:
 def test_a_recorded_pull_ends_in_success_or_the_servers_words(
     cassette: object, name: str, first: int | None, error: str | None
 ) -> None:
-    """Progress starts from what is there; an error ends the pull with any HTTP status."""
     steps: list[Progress] = []
     with pytest.raises(PullBrokenError, match=error) if error else nullcontext():
         steps.extend(OllamaServer("http://127.0.0.1:9").pulling(name, silence=10.0))
@@ -100,7 +98,6 @@ def test_a_recorded_pull_ends_in_success_or_the_servers_words(
 def test_what_a_retry_cannot_fix_says_what_can(
     httpserver: HTTPServer, server: OllamaServer, error: str, fix: str
 ) -> None:
-    """A full disk, an old server and a wrong name are one request each, with advice."""
     answers(httpserver, lines({"status": "pulling manifest"}, {"error": error}))
     with pytest.raises(LocalModelError, match=fix):
         pull(server, "qwen3")
@@ -117,7 +114,6 @@ BROKEN = {
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 def test_a_pull_that_broke_off_continues(httpserver: HTTPServer, server: OllamaServer, broken: str) -> None:
-    """A new request is sent, and the reason is reported."""
     answers(httpserver, broken, DONE)
     seen: list[Progress] = []
     pull(server, "qwen3", report=seen.append)
@@ -130,7 +126,6 @@ def test_a_pull_that_broke_off_continues(httpserver: HTTPServer, server: OllamaS
 def test_a_pull_is_given_up_after_three_tries_with_waits(
     httpserver: HTTPServer, server: OllamaServer, waits: list[float], patience: float, expected: list[float]
 ) -> None:
-    """The second wait is longer, and none exceeds the patience."""
     answers(httpserver, lines({"error": "dial tcp: lookup registry.ollama.ai: i/o timeout"}))
     again = "in 3 tries: .*; what it has is kept, so try again later: testronaut-llm models pull ollama/qwen3"
     with pytest.raises(LocalModelError, match=again):
@@ -141,7 +136,6 @@ def test_a_pull_is_given_up_after_three_tries_with_waits(
 def test_a_server_that_is_gone_for_a_while_ends_no_pull(
     httpserver: HTTPServer, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A refused connection is retried during a pull; at its start it is an error."""
     answers(httpserver, lines({**LAYER, "completed": 40}), DONE)
     addresses = iter(["http://127.0.0.1:9", server.url])
 
@@ -156,7 +150,6 @@ def test_a_server_that_is_gone_for_a_while_ends_no_pull(
 
 
 def test_a_silent_server_is_given_up() -> None:
-    """Without data for the whole patience, the next try starts."""
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections, and never answers
         server = OllamaServer(f"http://127.0.0.1:{silent.getsockname()[1]}")
         with server, pytest.raises(LocalModelError, match=r"in 3 tries: the server sent nothing for 0\.05 seconds"):
@@ -166,7 +159,6 @@ def test_a_silent_server_is_given_up() -> None:
 def test_a_download_that_stalls_is_started_again(
     httpserver: HTTPServer, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If messages arrive and the count does not grow, the next try starts."""
     answers(httpserver, lines(*[{**LAYER, "completed": 99}] * 5))
     ticks = iter(range(0, 10_000, 50))
     monkeypatch.setattr(ollama_models, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
@@ -190,7 +182,6 @@ def test_a_model_that_cannot_fit_into_memory_is_not_fetched(
 
 
 def test_two_pulls_of_a_model_take_turns(httpserver: HTTPServer, server: OllamaServer) -> None:
-    """The second request is sent when the first has ended."""
     answers(httpserver, DONE)
     pull(server, "qwen3")
     (lock_file,) = (ollama_models.data_dir() / "locks").glob("pull-*.lock")

@@ -69,7 +69,6 @@ FAILURES = [
 
 
 def _lines(cassette: Cassette) -> list[dict[str, Any]]:
-    """Returns the lines of the response."""
     return [json.loads(line) for line in cassette.responses[0]["body"]["string"].splitlines()]
 
 
@@ -85,7 +84,6 @@ def _where(cassette: Cassette) -> Target:
 
 
 def _ours(cassette: Cassette) -> Request:
-    """Returns our request with the content of a recorded one."""
     body = json.loads(cassette.requests[0].body)
     options = body.get("options", body)
     form = body.get("response_format", {}).get("json_schema") or {"schema": body.get("format"), "name": "answer"}
@@ -121,7 +119,6 @@ async def test_a_recorded_answer_is_ours(cassette: Cassette) -> None:
 
 @pytest.mark.parametrize("kind", FAILURES)
 async def test_a_recorded_failure_is_ours(cassette: Cassette, kind: type[LLMError]) -> None:
-    """Each failure of the real server has its class; text before it is kept, and no finish is invented."""
     _, reply = await attempt(_ours(cassette))
     assert type(reply.error) is kind
     assert reply.finish_reason is None
@@ -144,7 +141,6 @@ EMBEDDINGS = [
 
 @pytest.mark.parametrize("kind", EMBEDDINGS)
 async def test_recorded_embeddings_are_ours(cassette: Cassette, kind: type[LLMError] | None) -> None:
-    """One vector a text with the prompt's tokens, or the failure; a missing vector is a failure, too."""
     texts, (sent,) = json.loads(cassette.requests[0].body)["input"], _lines(cassette)
     request = Request(target=_where(cassette), texts=tuple(texts if isinstance(texts, list) else [texts]), timeout=10)
     _, reply = await attempt(request)
@@ -182,7 +178,6 @@ ANSWER = (
 async def test_a_recorded_answer_of_another_wire_is_ours(
     cassette: Cassette, text: str, finish: str, tokens: tuple[int, int] | None
 ) -> None:
-    """Text, finish and usage are the same over either wire, streamed or not."""
     request = _ours(cassette)
     pieces, reply = await attempt(request)
     assert reply.error is None
@@ -206,7 +201,6 @@ KINDS: dict[str, type[LLMError] | None] = {
 
 @pytest.mark.parametrize("name", sorted(set(EXCHANGES) - {"embed-empty-list"}))
 async def test_an_odd_answer_is_an_error_or_an_answer(api: Make, name: str) -> None:
-    """Each is one request and one error of ours with the server's status; usable answers are accepted."""
     server = api("odd", faults.recorded(name))
     asked = chat(target("ollama/llama-a", url=server.url, key=None), "?", num_ctx=2048, stream=name in STREAMED)
     _, reply = await attempt(asked)

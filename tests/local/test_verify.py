@@ -27,7 +27,6 @@ CHECKS = ("digest", "chat template", "loads", "answers", "stops", "obeys a schem
 
 
 def found(row: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Returns the result of each check."""
     with LLMManager(config=alone(config({"mine": row}, system="never sent"), "mine")) as llm:
         return {one.check: (one.outcome, one.why) for one in verify(llm)}
 
@@ -44,7 +43,6 @@ def good(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_sound_embedded_model_passes(home: ModelStore) -> None:
-    """The tiny model, served by llama.cpp, passes all checks of a model that makes text."""
     findings = found({"model": EMBEDDED})
     assert tuple(findings) == CHECKS
     assert outcomes(findings) == {"embeds": "skipped"}
@@ -60,7 +58,6 @@ def test_a_sound_embedded_model_passes(home: ModelStore) -> None:
     ids=["a flipped bit", "no chat template"],
 )
 def test_a_changed_file_is_found(home: ModelStore, old: bytes, new: bytes, failing: list[str], said: str) -> None:
-    """The digest shows a flipped bit. A missing template is reported, since llama.cpp then uses a default one."""
     head, _, rest = home.path(TINY).read_bytes().rpartition(old)
     home.path(TINY).write_bytes(head + new + rest)
     findings = found({"model": EMBEDDED})
@@ -69,7 +66,6 @@ def test_a_changed_file_is_found(home: ModelStore, old: bytes, new: bytes, faili
 
 
 def test_what_does_not_load_is_not_asked(home: ModelStore) -> None:
-    """For a cut or missing file no text check is made, and each check gives the reason."""
     home.path(TINY).write_bytes(home.path(TINY).read_bytes()[:100_000])
     findings = found({"model": EMBEDDED})
     assert findings["loads"][0] == findings["digest"][0] == "fail"
@@ -81,7 +77,6 @@ def test_what_does_not_load_is_not_asked(home: ModelStore) -> None:
 
 
 def test_a_sound_ollama_model_passes(ollama: Ollama) -> None:
-    """All checks pass but `embeds`, which is skipped; every request has temperature 0."""
     ollama.answer = good
     assert outcomes(found(ollama.row())) == {"embeds": "skipped"}
     assert all(body["options"]["temperature"] == 0 for body in ollama.bodies())
@@ -92,7 +87,6 @@ Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def but(text: str = "", **fields: Any) -> Answer:
-    """Returns a correct model's answers with this text or these fields changed."""
     changed = {"message": {"role": "assistant", "content": text}, **fields} if text or not fields else fields
     return lambda body: {**good(body), **changed}
 
@@ -116,7 +110,6 @@ FAULTS: dict[str, tuple[Answer, dict[str, str], str]] = {
 @pytest.mark.parametrize("num_ctx", [1024, 16384])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_of_a_model_is_found_by_its_check(ollama: Ollama, fault: str, num_ctx: int) -> None:
-    """No other check fails; with a small window a cut prompt is found, too."""
     ollama.answer, failing, said = FAULTS[fault]
     ollama.shown = 16384
     findings = found(ollama.row(num_ctx=num_ctx))
@@ -148,13 +141,11 @@ def test_a_sound_embedding_model_of_ollama_passes(ollama: Ollama, tagged: list[s
 
 
 def test_a_model_of_the_cloud_is_not_verified() -> None:
-    """It has no local file to check."""
     with pytest.raises(ConfigError, match="expected a model that runs here"):
         alone(config({"mine": {"model": "openai/gpt-4o-mini"}}), "mine")
 
 
 def test_the_command_prints_a_line_a_check_and_fails_with_one(home: ModelStore, run: Run) -> None:
-    """The exit code is 1 if a check fails, else 0."""
     code, out, _ = run("models", "verify", EMBEDDED, "--json")
     assert (code, [one["check"] for one in json.loads(out)]) == (0, [*CHECKS])
     home.path(TINY).write_bytes(b"GGUF")
@@ -181,7 +172,6 @@ def measured(row: dict[str, Any], rounds: int = 2, told: Callable[[str], None] =
 
 @pytest.mark.usefixtures("home")
 def test_an_embedded_model_is_measured() -> None:
-    """The tiny model is loaded and asked twice a round, with real numbers."""
     told: list[str] = []
     found = measured({"model": EMBEDDED}, told=told.append)
     assert found.prompt_tokens > 300
@@ -195,7 +185,6 @@ def test_an_embedded_model_is_measured() -> None:
 def test_reading_and_writing_are_distinguished(
     ollama: Ollama, monkeypatch: pytest.MonkeyPatch, begins: float, ends: float, rate: float
 ) -> None:
-    """The time to the first token is not counted as writing, even if it is nearly the total."""
     short, long = Usage(prompt_tokens=400, completion_tokens=1), Usage(prompt_tokens=400, completion_tokens=101)
     monkeypatch.setattr(module, "_asked", lambda _, __, most: (short, begins) if most == 1 else (long, ends))
     found = measured(ollama.row())
@@ -232,14 +221,12 @@ def test_a_round_is_two_calls_of_a_model_that_was_out_of_memory(ollama: Ollama, 
     ],
 )
 def test_what_cannot_be_measured_says_so(ollama: Ollama, ability: str, has: bool, said: str) -> None:
-    """Answers with one token, embedding models and missing models are errors with the reason."""
     ollama.answer, ollama.capabilities, ollama.has = lambda _: {"eval_count": 1}, [ability], has
     with pytest.raises(LocalModelError, match=said):
         measured(ollama.row(), rounds=1)
 
 
 def test_the_last_speed_is_kept_of_each_model_and_server(tmp_path: Path) -> None:
-    """A model on two servers has two rows. Other processes see them, without unknown fields and speeds of zero."""
     file = tmp_path / "deep" / "speeds.json"
     history, other = SpeedHistory(file), SpeedHistory(file)
     here, there = row("ollama/q"), row("ollama/q", api_base="http://127.0.0.1:9")
@@ -254,7 +241,6 @@ def test_the_last_speed_is_kept_of_each_model_and_server(tmp_path: Path) -> None
 
 
 def test_a_route_shows_the_seconds_and_prefers_the_faster_of_two_free_models(home: ModelStore, tiny_gguf: Path) -> None:
-    """This needs measurements of both; until then the listed order holds."""
     stored(home, tiny_gguf, "fast")
     models = {"slow": {"model": EMBEDDED}, "fast": {"model": "embedded/fast"}}
     history = SpeedHistory()
@@ -273,7 +259,6 @@ def test_a_route_shows_the_seconds_and_prefers_the_faster_of_two_free_models(hom
 
 @pytest.mark.usefixtures("home")
 def test_the_command_measures_keeps_and_shows(run: Run, tmp_path: Path) -> None:
-    """It prints a table or JSON; `models list` shows the speed, and `route` then has a column of seconds."""
     code, out, err = run("models", "bench", EMBEDDED, "--rounds", "2")
     assert (code, "tokens/s" in out, "round 2 of 2" in err) == (0, True, True)
     assert json.loads(run("models", "bench", EMBEDDED, "--rounds", "2", "--json")[1])["model"] == EMBEDDED
