@@ -12,9 +12,10 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
-from fixtures_local import TINY, peak_memory
+from fixtures_local import peak_memory
 from tiny_model import ROW
 
 from testronaut_llm.errors import LocalModelError
@@ -49,33 +50,18 @@ def source(monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path) -> Source:
     return source
 
 
-@pytest.mark.usefixtures("tiny_offered")
-def test_a_model_of_the_catalogue_is_fetched(empty: ModelStore) -> None:
-    model = fetch("embedded/tiny-random", store=empty)
-    assert (model.name, model.sha256, model.license) == (TINY, catalogue()[TINY].sha256, "MIT")
-    assert (model.context, model.size) == (8192, empty.path(TINY).stat().st_size)
-    assert list((empty.folder / ".parts").iterdir()) == []
-    (empty.folder / "index.json").unlink()
-    assert fetch(TINY, store=empty).sha256 == model.sha256
-
-
-def test_what_is_there_is_not_fetched_again(empty: ModelStore, source: Source) -> None:
+def test_what_is_there_or_on_its_way_is_not_fetched_again(empty: ModelStore, source: Source) -> None:
     url, seen = "https://example.org/Some%20Model.gguf", list[Progress]()
-    first = fetch(url, store=empty, progress=seen.append)
-    assert fetch(url, store=empty) == first
-    assert (source.calls, first.name, first.source) == (1, "some-20model", url)
-    assert (seen[0].done, seen[0].total, seen[-1].note) == (1, 2, "checking")
-
-
-def test_two_pulls_at_once_fetch_once(empty: ModelStore, source: Source) -> None:
     source.go_on.clear()
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(fetch, URL, store=empty)
+        pulls = [pool.submit(fetch, url, store=empty, progress=seen.append)]
         assert source.begun.wait(30)
-        second = pool.submit(fetch, URL, store=empty)
+        pulls.append(pool.submit(fetch, url, store=empty))
         source.go_on.set()
-        assert first.result() == second.result()
-    assert source.calls == 1
+        first, second = (pull.result() for pull in pulls)
+    assert first == second == fetch(url, store=empty)
+    assert (source.calls, first.name, first.source) == (1, "some-20model", url)
+    assert (seen[0].done, seen[0].total, seen[-1].note) == (1, 2, "checking")
 
 
 def test_wrong_bytes_are_not_kept(empty: ModelStore, source: Source, tmp_path: Path) -> None:
@@ -97,12 +83,11 @@ def test_another_model_of_the_same_name_is_refused(empty: ModelStore, source: So
     assert fetch(other, store=empty, name="third").name == "third"
     with pytest.raises(LocalModelError, match=r"another model called 'm' is stored from https://example.org/m.gguf"):
         fetch(other, store=empty)
-    calls = source.calls
     for again in (URL, other):
         assert fetch(f"{again}#sha256={ROW['sha256']}", store=empty).sha256 == ROW["sha256"]
         with pytest.raises(LocalModelError, match=r"called 'm' .* with the sha256 79540.* expected 0{64}"):
             fetch(f"{again}#sha256={'0' * 64}", store=empty)
-    assert source.calls == calls
+    assert source.calls == 2
 
 
 def test_a_model_that_does_not_fit_is_not_fetched(empty: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,11 +244,7 @@ def test_an_interrupted_download_leaves_no_pip_behind(
         started.append(popen([sys.executable, "-c", "import time; time.sleep(600)"]))
         return started[0]
 
-    def interrupt(progress: Progress) -> None:
-        if started:
-            raise KeyboardInterrupt
-
     monkeypatch.setattr(subprocess, "Popen", spy)
     with pytest.raises(KeyboardInterrupt):
-        fetch(SOURCE, store=empty, progress=interrupt)
+        fetch(SOURCE, store=empty, progress=Mock(side_effect=[None, KeyboardInterrupt]))
     assert started[0].returncode == -9

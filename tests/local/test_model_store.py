@@ -33,14 +33,9 @@ def test_what_is_added_is_found_by_others_until_it_is_removed(store: ModelStore,
     store.touch("other")
     (model,) = other.list()
     assert model.last_used >= model.added
-    assert [store.remove(TINY), store.remove(TINY)] == [True, False]
-    assert not store.path(TINY).exists()
-    assert other.list() == ()
-
-
-def test_a_model_whose_file_was_deleted_is_not_found(store: ModelStore) -> None:
     store.path(TINY).unlink()
-    assert (store.get(TINY), store.list()) == (None, ())
+    assert (other.get(TINY), other.list()) == (None, ())  # a row of the index without its file does not count
+    assert [store.remove(TINY), store.remove(TINY)] == [True, False]
 
 
 def test_reading_the_default_folder_creates_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -92,14 +87,6 @@ def full(tmp_path: Path, tiny_gguf: Path) -> ModelStore:
     return store
 
 
-def test_what_was_not_used_for_long_is_named(full: ModelStore) -> None:
-    assert full.unused(30 * DAY) == {"broken": 4, "lost": 5, "old": full.path("old").stat().st_size}
-    assert [*full.unused(50 * DAY)] == ["old"]
-    full.touch("old")
-    assert [*full.unused(30 * DAY)] == ["broken", "lost"]
-    assert TINY in full.unused(0)
-
-
 @pytest.mark.parametrize("name", ["old", "broken", "lost"])
 def test_all_that_is_left_of_a_model_is_removed_unless_it_is_being_pulled(full: ModelStore, name: str) -> None:
     with file_lock(full.pull_lock(name)), pytest.raises(LocalModelError, match=f"embedded/{name} is being pulled"):
@@ -113,12 +100,15 @@ def test_the_command_asks_before_it_removes(
 ) -> None:
     monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(tmp_path))
     arguments, before = ("models", "remove", "--older-than", "30d"), full.unused(0)
-    assert run(*arguments, stdin="n\n")[0] == 1
+    assert full.unused(30 * DAY) == {"broken": 4, "lost": 5, "old": full.path("old").stat().st_size}
+    code, out, _ = run(*arguments, stdin="n\n")
+    assert (code, "old\t" in out) == (1, True)
     assert run(*arguments, "m")[0] == 2
     assert full.unused(0) == before
+    full.touch("old")
     code, out, err = run(*arguments, "--yes")
-    assert (code, "old\t" in out, "removed broken" in err) == (0, True, True)
-    assert [*full.unused(0)] == [TINY]
+    assert (code, "old\t" in out, "removed broken" in err) == (0, False, True)
+    assert sorted(full.unused(0)) == ["old", TINY]
     assert "nothing in" in run(*arguments)[2]
 
 
@@ -178,9 +168,7 @@ def test_memory_and_context_are_in_the_header(tiny_gguf: Path, tmp_path: Path) -
         (tiny_model._gguf({"general.architecture": "clip"}, ONE), "'clip.block_count' is missing"),
         (header()[:100], "damaged or cut"),
         (header(count=BIG), "damaged or cut"),
-        (header(count=5000), "damaged or cut"),
         (header(pair("x", 77, "<I", 1)), "damaged or cut"),
-        (header(pair("x", 9, "<IQ", 9, 1) + bytes(99)), "damaged or cut"),
         (header(pair("x", 9, "<IQ", 8, BIG) + bytes(99)), "damaged or cut"),
         (header(pair("x", 9, "<IQ", 4, BIG) + bytes(99)), "damaged or cut"),
         (header(pair("x", 8, "<Q", BIG) + bytes(99)), "damaged or cut"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,15 @@ def good(body: dict[str, Any]) -> dict[str, Any]:
     return {"message": {"role": "assistant", "content": text}, "prompt_eval_count": 10 + words}
 
 
-def test_a_sound_embedded_model_passes(home: ModelStore) -> None:
-    findings = found({"model": EMBEDDED})
-    assert tuple(findings) == CHECKS
+def test_a_sound_embedded_model_passes_and_the_command_fails_with_a_check(home: ModelStore, run: Run) -> None:
+    code, out, _ = run("models", "verify", EMBEDDED, "--json")
+    findings = {one["check"]: (one["outcome"], one["why"]) for one in json.loads(out)}
+    assert (code, tuple(findings)) == (0, CHECKS)
     assert outcomes(findings) == {"embeds": "skipped"}
     assert "the server counts" in findings["reads the whole prompt"][1]
+    home.path(TINY).write_bytes(b"GGUF")
+    code, out, _ = run("models", "verify", EMBEDDED)
+    assert (code, len(out.splitlines()), "FAIL     digest" in out) == (1, len(CHECKS), True)
 
 
 @pytest.mark.parametrize(
@@ -76,34 +81,27 @@ def test_what_does_not_load_is_not_asked(home: ModelStore) -> None:
     assert findings["loads"][0] == "fail"
 
 
-def test_a_sound_ollama_model_passes(ollama: Ollama) -> None:
-    ollama.answer = good
-    assert outcomes(found(ollama.row())) == {"embeds": "skipped"}
-    assert all(body["options"]["temperature"] == 0 for body in ollama.bodies())
-    assert "never sent" not in str(ollama.bodies())
-
-
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
-
-def but(text: str = "", **fields: Any) -> Answer:
-    changed = {"message": {"role": "assistant", "content": text}, **fields} if text or not fields else fields
-    return lambda body: {**good(body), **changed}
+moods = count()
 
 
-def moody() -> Answer:
-    said = iter(range(1000))
-    return lambda body: good(body) | ({} if body.get("format") else {"message": {"content": f"Answer {next(said)}."}})
+def but(**fields: Any) -> Answer:
+    return lambda body: {**good(body), **fields}
 
 
-ALL_TEXT = ("answers", "stops", "obeys a schema", "reads the whole prompt", "repeats itself")
+def moody(body: dict[str, Any]) -> dict[str, Any]:
+    return good(body) | ({} if body.get("format") else {"message": {"content": f"Answer {next(moods)}."}})
+
+
 FAULTS: dict[str, tuple[Answer, dict[str, str], str]] = {
+    "none": (good, {}, ""),
     "cuts prompts": (but(prompt_eval_count=12), {"reads the whole prompt": "fail"}, "raise `num_ctx`"),
     "never ends": (but(done_reason="length"), {"stops": "fail", "obeys a schema": "fail"}, ""),
-    "says other things": (moody(), {"repeats itself": "fail"}, "at temperature 0 it said"),
-    "no schema": (but("No JSON from me."), {"obeys a schema": "fail"}, "invalid_output"),
+    "says other things": (moody, {"repeats itself": "fail"}, "at temperature 0 it said"),
+    "no schema": (but(message={"content": "No JSON from me."}), {"obeys a schema": "fail"}, "invalid_output"),
     "no counts": (but(prompt_eval_count=None), {"reads the whole prompt": "skipped"}, "does not report"),
-    "says nothing": (but(), dict.fromkeys(set(ALL_TEXT) - {"reads the whole prompt"}, "fail"), "bad_response"),
+    "says nothing": (but(message={"content": ""}), dict.fromkeys((*CHECKS[3:6], CHECKS[7]), "fail"), "bad_response"),
 }
 
 
@@ -115,6 +113,8 @@ def test_each_fault_of_a_model_is_found_by_its_check(ollama: Ollama, fault: str,
     findings = found(ollama.row(num_ctx=num_ctx))
     assert outcomes(findings) == {**failing, "embeds": "skipped"}
     assert all(said in findings[check][1] for check in failing)
+    assert all(body["options"]["temperature"] == 0 for body in ollama.bodies())
+    assert "never sent" not in str(ollama.bodies())
 
 
 def test_a_missing_template_and_another_digest_are_found(ollama: Ollama) -> None:
@@ -145,14 +145,6 @@ def test_a_model_of_the_cloud_is_not_verified() -> None:
         alone(config({"mine": {"model": "openai/gpt-4o-mini"}}), "mine")
 
 
-def test_the_command_prints_a_line_a_check_and_fails_with_one(home: ModelStore, run: Run) -> None:
-    code, out, _ = run("models", "verify", EMBEDDED, "--json")
-    assert (code, [one["check"] for one in json.loads(out)]) == (0, [*CHECKS])
-    home.path(TINY).write_bytes(b"GGUF")
-    code, out, _ = run("models", "verify", EMBEDDED)
-    assert (code, len(out.splitlines()), "FAIL     digest" in out) == (1, len(CHECKS), True)
-
-
 # Speeds
 
 
@@ -161,22 +153,9 @@ def speed(model: str = "embedded/a", **fields: Any) -> Speed:
     return Speed(model=model, **{**made, "prompt_rate": 100.0, "answer_rate": 10.0, **fields})
 
 
-def row(model: str = "embedded/a", **fields: Any) -> ModelConfig:
-    return ModelConfig(alias="m", model=model, **fields)
-
-
-def measured(row: dict[str, Any], rounds: int = 2, told: Callable[[str], None] = lambda _: None) -> Speed:
+def measured(row: dict[str, Any]) -> Speed:
     with LLMManager(config=alone(config({"m": row}, max_tokens=8000), "m")) as llm:
-        return bench(llm, rounds=rounds, report=told)
-
-
-@pytest.mark.usefixtures("home")
-def test_an_embedded_model_is_measured() -> None:
-    told: list[str] = []
-    found = measured({"model": EMBEDDED}, told=told.append)
-    assert found.prompt_tokens > 300
-    assert min(found.load or 0, found.first, found.prompt_rate, found.answer_rate) > 0
-    assert [line.partition(": ")[2] for line in told] == ["loading", "round 1 of 2", "round 2 of 2"]
+        return bench(llm, rounds=2, report=str)
 
 
 @pytest.mark.parametrize(
@@ -223,13 +202,14 @@ def test_a_round_is_two_calls_of_a_model_that_was_out_of_memory(ollama: Ollama, 
 def test_what_cannot_be_measured_says_so(ollama: Ollama, ability: str, has: bool, said: str) -> None:
     ollama.answer, ollama.capabilities, ollama.has = lambda _: {"eval_count": 1}, [ability], has
     with pytest.raises(LocalModelError, match=said):
-        measured(ollama.row(), rounds=1)
+        measured(ollama.row())
 
 
 def test_the_last_speed_is_kept_of_each_model_and_server(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "speeds.json"
     history, other = SpeedHistory(file), SpeedHistory(file)
-    here, there = row("ollama/q"), row("ollama/q", api_base="http://127.0.0.1:9")
+    here = ModelConfig(alias="m", model="ollama/q")
+    there = here.model_copy(update={"api_base": "http://127.0.0.1:9"})
     assert other.latest(here) is None
     history.add(here, speed("ollama/q", first=3))
     history.add(there, speed("ollama/q", first=9))
@@ -261,7 +241,9 @@ def test_a_route_shows_the_seconds_and_prefers_the_faster_of_two_free_models(hom
 def test_the_command_measures_keeps_and_shows(run: Run, tmp_path: Path) -> None:
     code, out, err = run("models", "bench", EMBEDDED, "--rounds", "2")
     assert (code, "tokens/s" in out, "round 2 of 2" in err) == (0, True, True)
-    assert json.loads(run("models", "bench", EMBEDDED, "--rounds", "2", "--json")[1])["model"] == EMBEDDED
+    found = json.loads(run("models", "bench", EMBEDDED, "--rounds", "2", "--json")[1])
+    assert (found["model"], found["prompt_tokens"] > 300) == (EMBEDDED, True)
+    assert min(found[name] for name in ("load", "first", "prompt_rate", "answer_rate")) > 0
     (line,) = (one for one in run("models", "list")[1].splitlines() if one.startswith(f"{EMBEDDED}\t"))
     assert "tokens/s" in line
     (file := tmp_path / "llm.yaml").write_text(f"tasks:\n  default: {{models: [{EMBEDDED}, openai/gpt-4o-mini]}}\n")
