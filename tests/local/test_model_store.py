@@ -112,8 +112,6 @@ def test_the_command_asks_before_it_removes(
     assert "nothing in" in run(*arguments)[2]
 
 
-# Headers
-
 ONE: dict[str, tiny_model.Tensor] = {"w": ((64, 1), array("f", [0.0] * 64))}
 LLAMA: dict[str, object] = {
     "general.architecture": "llama", "llama.block_count": 2, "llama.context_length": 512, "llama.embedding_length": 64,

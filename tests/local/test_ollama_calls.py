@@ -8,7 +8,6 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -139,9 +138,6 @@ def test_a_person_at_a_terminal_is_asked(ollama: Ollama, tmp_path: Path, says: s
     assert ollama.paths.count("/api/pull") == pulls
 
 
-# Windows
-
-
 async def test_calls_with_other_caps_do_not_load_a_model_again(ollama: Ollama) -> None:
     ollama.listed = 32768
     async with manager({"m": ollama.row(extra={"num_thread": 2})}) as llm:
@@ -177,9 +173,6 @@ async def test_an_answer_that_fills_the_window_is_truncated(ollama: Ollama, mode
     assert [(body["shift"], body["truncate"]) for body in ollama.bodies()] == [(False, False)]
 
 
-# Thinking
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("listed", [True, False])
 async def test_a_model_that_cannot_think_is_not_asked_to(ollama: Ollama, mode: str, listed: bool) -> None:
@@ -210,34 +203,32 @@ async def test_a_model_that_thinks_gets_the_amount_to_think(ollama: Ollama, leve
     assert [body.get("think") for body in ollama.bodies()] == [sent]
 
 
-def cut(**message: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    said = {"message": {"role": "assistant", "content": "", **message}, "done_reason": "length"}
-    return lambda body: {**said, "eval_count": body["options"]["num_predict"]}
+NO_ROOM = "all 64 tokens went into reasoning; set `reasoning: off` for the model, or raise `max_tokens`"
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("lenient", [True, False])
-async def test_a_cap_that_went_into_thinking_is_said_first(ollama: Ollama, mode: str, lenient: bool) -> None:
-    ollama.answer = cut(thinking="Hm.")
+@pytest.mark.parametrize(
+    ("message", "schema", "lenient", "said"),
+    [
+        ({"content": "", "thinking": "Hm."}, None, True, NO_ROOM),
+        ({"content": "", "thinking": "Hm."}, None, False, NO_ROOM),
+        ({"content": "12"}, {}, True, "cut at max_tokens"),
+        ({"content": '{"a": 1'}, {}, True, "cut at max_tokens"),
+    ],
+    ids=["thoughts", "thoughts, strict", "valid JSON", "half of an object"],
+)
+async def test_a_cut_answer_is_never_taken_for_a_whole_one(
+    ollama: Ollama, mode: str, message: dict[str, str], schema: Any, lenient: bool, said: str
+) -> None:
+    ollama.answer = lambda body: {
+        "message": message, "done_reason": "length", "eval_count": body["options"]["num_predict"],
+    }  # fmt: skip
     async with manager({"m": ollama.row()}, max_tokens=32, allow_truncated=lenient) as llm:
         with pytest.raises(OutputTruncatedError) as caught:
-            await ask(llm, mode, "Say hello.")
-    wanted = "all 64 tokens went into reasoning; set `reasoning: off` for the model, or raise `max_tokens`"
-    assert (wanted in str(caught.value), "allow_truncated" in str(caught.value)) == (True, False)
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("text", ["12", '{"a": 1'])
-async def test_a_cut_answer_is_never_parsed_as_a_whole_one(ollama: Ollama, mode: str, text: str) -> None:
-    ollama.answer = cut(content=text)
-    async with manager({"m": ollama.row()}, max_tokens=32, allow_truncated=True) as llm:
-        with pytest.raises(OutputTruncatedError, match="cut at max_tokens") as caught:
-            await ask(llm, mode, "How many?", schema={})
-    assert (caught.value.text, "allow_truncated" in str(caught.value)) == (text, False)
-    assert all(len(body["messages"]) == 1 for body in ollama.bodies())
-
-
-# Embedding
+            await ask(llm, mode, "How many?", **({} if schema is None else {"schema": schema}))
+    assert (said in str(caught.value), "allow_truncated" in str(caught.value)) == (True, False)
+    assert caught.value.text == message["content"]
+    assert all(len(body["messages"]) == 1 for body in ollama.bodies())  # it is not repaired
 
 
 @pytest.mark.parametrize(("num_ctx", "sent"), [(8192, 8192), (None, 6144)])
@@ -262,9 +253,6 @@ async def test_a_long_text_gets_a_window_that_holds_it(ollama: Ollama) -> None:
     first, second = (body["options"]["num_ctx"] for body in ollama.bodies("/api/embed"))
     assert first == 6144
     assert second > 9000
-
-
-# What goes wrong
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -145,9 +145,6 @@ def test_a_model_of_the_cloud_is_not_verified() -> None:
         alone(config({"mine": {"model": "openai/gpt-4o-mini"}}), "mine")
 
 
-# Speeds
-
-
 def speed(model: str = "embedded/a", **fields: Any) -> Speed:
     made = {"at": "2026-11-23T00:00:00+00:00", "load": 1.0, "first": 0.5, "prompt_tokens": 300}
     return Speed(model=model, **{**made, "prompt_rate": 100.0, "answer_rate": 10.0, **fields})

@@ -5,14 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from error_bodies import ERRORS
 from fault_server import Exchange, Reply
 from good_answers import Good, answer, sse
-
-from testronaut_llm.testing.cassette_format import field_to_body, from_yaml
 
 Headers = Mapping[str, str]
 _REQUEST_ID = {"x-request-id": "req-fault-1", "request-id": "req-fault-1"}
@@ -47,14 +44,6 @@ def raw(status: int, body: bytes, content_type: str = "application/json", **head
     """Any status with any body."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda exchange: exchange.respond(status, content_type, body, named)
-
-
-def recorded(name: str) -> Reply:
-    """The answer of a real Ollama server, by its key in `data/ollama/exchanges.yaml`."""
-    exchanges = from_yaml((Path(__file__).parent / "data" / "ollama" / "exchanges.yaml").read_text())["exchanges"]
-    response = exchanges[name]["response"]
-    kind = response["headers"].get("content-type", "application/json")
-    return raw(response["status"], field_to_body(response), kind)
 
 
 def echo(exchange: Exchange) -> None:
