@@ -162,17 +162,6 @@ def test_the_hub_gets_revision_and_token(empty: ModelStore, hub: Site, monkeypat
     assert [(m.name, m.source) for m in empty.list()] == [("model-q4", "hf://owner/repo@abc123/sub/Model-Q4.gguf")]
 
 
-@pytest.mark.parametrize("token", ["hf_senti\nnel", "hf_\udcff"])
-def test_a_token_that_no_header_takes_is_an_error_that_does_not_repeat_it(
-    empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch, token: str
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", token)
-    with pytest.raises(LocalModelError, match="the variable HF_TOKEN holds more than a key") as caught:
-        fetch("hf://owner/repo/m.gguf", store=empty)
-    assert not re.search("hf_|senti", f"{caught.value!r} {caught.value.__cause__}")
-    assert hub.requests == []
-
-
 def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site) -> None:
     digest = hashlib.sha256(hub.data).hexdigest()
     with HTTPServer() as elsewhere:
@@ -199,6 +188,8 @@ GATED = r"gated \(status 401\): accept its licence on https://huggingface.co/own
         ("HF_ENDPOINT=nowhere", "hf://owner/repo/m.gguf", {}, "HF_ENDPOINT .*; expected a URL such as"),
         ("HF_TOKEN=", "hf://owner/m.gguf", {}, r"expected hf://owner/repo/file\.gguf"),
         ("HF_TOKEN=", "embedded/qwen3-4b", {}, "bytes, expected 2,497,280,256: the file has changed"),
+        ("HF_TOKEN=hf_senti\nnel", "hf://owner/repo/m.gguf", {}, "the variable HF_TOKEN holds more than a key"),
+        ("HF_TOKEN=hf_\udcff", "hf://owner/repo/m.gguf", {}, "the variable HF_TOKEN holds more than a key"),
         ("HF_TOKEN=hf_x", "hf://owner/repo@main/m.gguf", {401: "GatedRepo"}, GATED),
         ("HF_TOKEN=hf_x", "hf://owner/repo/m.gguf", {401: "RepoNotFound"}, "does not exist, or you may not read it"),
         ("HF_TOKEN=hf_x", "hf://owner/repo/m.gguf", {404: "EntryNotFound"}, "status 404: it does not exist"),
@@ -211,7 +202,7 @@ def test_what_is_not_fetched_from_the_hub_is_explained(
     hub.script = [status(code, X_Error_Code=error) for code, error in refusal.items()]
     with pytest.raises(LocalModelError, match=message) as caught:
         fetch(source, store=empty)
-    assert "hf_x" not in str(caught.value)
+    assert not re.search("hf_|senti", f"{caught.value!r} {caught.value.__cause__}")  # parts of the token
     assert empty.list() == ()
 
 

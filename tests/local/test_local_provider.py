@@ -25,7 +25,6 @@ from pydantic import BaseModel
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import embedded_child, local_provider, machine
-from testronaut_llm.local.gguf import read_header
 from testronaut_llm.local.local_provider import EmbeddedRunner, Endpoint, embedded_missing
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.providers.row import Present
@@ -316,16 +315,6 @@ def test_close_ends_a_load(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPat
             loading.result(timeout=20)
 
 
-def test_no_memory_is_said_before_the_load(
-    runner: EmbeddedRunner, store: ModelStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    room = machine.needed_memory(read_header(store.path(TINY)), 2048) + machine.RESERVE
-    monkeypatch.setattr(machine, "available_memory", lambda: room)
-    with pytest.raises(LocalModelError, match=r"write num_ctx: 2048 in llm.yaml"):
-        runner.endpoint(LocalModel(num_ctx=8192))
-    assert runner.endpoint(LocalModel(num_ctx=2048))
-
-
 def test_an_idle_model_makes_room_for_another(
     runner: EmbeddedRunner, store: ModelStore, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,7 +325,8 @@ def test_an_idle_model_makes_room_for_another(
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(chat, endpoint, "Go on.", ignore_eos=True, max_tokens=2000)
         assert eventually(server.busy)
-        assert not runner.pool.make_room()
+        with pytest.raises(LocalModelError, match="embedded/other needs about .* and 0 MiB are free"):
+            runner.endpoint(LocalModel(name="other"))
         assert answer.result()["usage"]["completion_tokens"] == 2000
     assert eventually(lambda: not server.busy())
     assert works(runner, "other")

@@ -73,7 +73,7 @@ def room_for(context: int) -> int:
     return needed_memory(MODEL, context) + RESERVE
 
 
-def test_the_context_fits_the_memory_and_the_model() -> None:
+def test_the_context_fits_the_memory_and_the_model_or_is_refused_with_numbers() -> None:
     """8192 tokens unless `num_ctx` says otherwise; never more than the model was trained for, less on a small one.
 
     A text to embed is computed at once, so that its context is smaller.
@@ -83,9 +83,6 @@ def test_the_context_fits_the_memory_and_the_model() -> None:
     assert fitting_context(MODEL, "m", large, embeddings=True) == 2048
     assert fitting_context(replace(MODEL, context=300), "m", large) == 300
     assert fitting_context(MODEL, "m", room_for(3000)) == 2816
-
-
-def test_what_does_not_fit_is_refused_with_numbers() -> None:
     with pytest.raises(LocalModelError, match=r"num_ctx: 16384 needs about .* MiB .* write num_ctx: 2816 in llm.yaml"):
         fitting_context(MODEL, "m", room_for(3000), wanted=16384)
     with pytest.raises(LocalModelError, match=r"embedded/m needs about 1,.* MiB .* 936 MiB are free"):

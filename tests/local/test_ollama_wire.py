@@ -14,15 +14,7 @@ import pytest
 from gateway_kit import DEAD, attempt, chat, target
 from ollama_kit import recording
 
-from testronaut_llm.errors import (
-    BadResponseError,
-    ConnectionFailedError,
-    ContextWindowError,
-    InvalidRequestError,
-    LLMError,
-    ModelNotFoundError,
-    ServerError,
-)
+from testronaut_llm import errors
 from testronaut_llm.gateway.model_request import Request, Target
 from testronaut_llm.records import Usage
 from testronaut_llm.schema.output_schema import WireSchema
@@ -52,15 +44,15 @@ ANSWERS = [
     recording("chat-too-long-shift-false", ignored=("truncate", IMAGES)),
 ]  # fmt: skip
 FAILURES = [
-    recording("litellm-missing-model", ModelNotFoundError, ignored=(*LITELLM, "options.num_predict")),
-    recording("chat-missing-model-404", ModelNotFoundError, ignored=(*OURS, "options")),
-    recording("chat-missing-model-404-stream", ModelNotFoundError, ignored=(*OURS, "options")),
-    recording("openai-missing-model-404", ModelNotFoundError, ignored=CAP),
-    recording("chat-too-long-truncate-false", ContextWindowError, ignored=("shift", IMAGES)),
-    recording("runner-killed", ServerError, ignored=OURS),
-    recording("runner-killed-in-stream", ServerError, ignored=OURS),
-    recording("stream-left-early", ConnectionFailedError, ignored=OURS),
-    recording("think-not-supported-400", InvalidRequestError, ignored=(*OURS, THINK, "options")),
+    recording("litellm-missing-model", errors.ModelNotFoundError, ignored=(*LITELLM, "options.num_predict")),
+    recording("chat-missing-model-404", errors.ModelNotFoundError, ignored=(*OURS, "options")),
+    recording("chat-missing-model-404-stream", errors.ModelNotFoundError, ignored=(*OURS, "options")),
+    recording("openai-missing-model-404", errors.ModelNotFoundError, ignored=CAP),
+    recording("chat-too-long-truncate-false", errors.ContextWindowError, ignored=("shift", IMAGES)),
+    recording("runner-killed", errors.ServerError, ignored=OURS),
+    recording("runner-killed-in-stream", errors.ServerError, ignored=OURS),
+    recording("stream-left-early", errors.ConnectionFailedError, ignored=OURS),
+    recording("think-not-supported-400", errors.InvalidRequestError, ignored=(*OURS, THINK, "options")),
 ]
 
 
@@ -114,7 +106,7 @@ async def test_a_recorded_answer_is_ours(cassette: Cassette) -> None:
 
 
 @pytest.mark.parametrize("kind", FAILURES)
-async def test_a_recorded_failure_is_ours(cassette: Cassette, kind: type[LLMError]) -> None:
+async def test_a_recorded_failure_is_ours(cassette: Cassette, kind: type[errors.LLMError]) -> None:
     _, reply = await attempt(_ours(cassette))
     assert type(reply.error) is kind
     assert reply.finish_reason is None
@@ -128,15 +120,15 @@ EMBEDDINGS = [
     recording("embed-dimensions", None, ignored=("truncate", "input")),
     recording("embed-too-long", None, ignored=("truncate", "input")),
     recording("openai-embeddings", None, ignored=("encoding_format", "input")),
-    recording("embed-empty-string", BadResponseError, ignored=("truncate", "input")),
-    recording("embed-missing-model-404", ModelNotFoundError, ignored=("truncate", "input")),
-    recording("embed-too-long-truncate-false", ContextWindowError, ignored=("input",)),
-    recording("embed-chat-model-error", InvalidRequestError, ignored=("truncate", "input")),
+    recording("embed-empty-string", errors.BadResponseError, ignored=("truncate", "input")),
+    recording("embed-missing-model-404", errors.ModelNotFoundError, ignored=("truncate", "input")),
+    recording("embed-too-long-truncate-false", errors.ContextWindowError, ignored=("input",)),
+    recording("embed-chat-model-error", errors.InvalidRequestError, ignored=("truncate", "input")),
 ]
 
 
 @pytest.mark.parametrize("kind", EMBEDDINGS)
-async def test_recorded_embeddings_are_ours(cassette: Cassette, kind: type[LLMError] | None) -> None:
+async def test_recorded_embeddings_are_ours(cassette: Cassette, kind: type[errors.LLMError] | None) -> None:
     texts, (sent,) = json.loads(cassette.requests[0].body)["input"], _lines(cassette)
     request = Request(target=_where(cassette), texts=tuple(texts if isinstance(texts, list) else [texts]), timeout=10)
     _, reply = await attempt(request)
