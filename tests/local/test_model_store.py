@@ -25,7 +25,6 @@ DAY = 86400
 
 
 def test_what_is_added_is_found_by_others_until_it_is_removed(store: ModelStore, tiny_gguf: Path) -> None:
-    """Every store of the folder finds file and facts; a second removal finds nothing."""
     other = ModelStore(store.folder)
     found = other.get(TINY)
     assert (found.source, found.size, found.added[-6:]) == ("test", tiny_gguf.stat().st_size, "+00:00")
@@ -34,19 +33,12 @@ def test_what_is_added_is_found_by_others_until_it_is_removed(store: ModelStore,
     store.touch("other")
     (model,) = other.list()
     assert model.last_used >= model.added
-    assert [store.remove(TINY), store.remove(TINY)] == [True, False]
-    assert not store.path(TINY).exists()
-    assert other.list() == ()
-
-
-def test_a_model_whose_file_was_deleted_is_not_found(store: ModelStore) -> None:
-    """Its row in the index does not count."""
     store.path(TINY).unlink()
-    assert (store.get(TINY), store.list()) == (None, ())
+    assert (other.get(TINY), other.list()) == (None, ())  # a row of the index without its file does not count
+    assert [store.remove(TINY), store.remove(TINY)] == [True, False]
 
 
 def test_reading_the_default_folder_creates_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """TESTRONAUT_LLM_HOME moves the models, too."""
     monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(tmp_path / "home"))
     store = ModelStore()
     assert (store.folder, store.list(), store.get(TINY)) == (tmp_path / "home/data/models", (), None)
@@ -55,7 +47,6 @@ def test_reading_the_default_folder_creates_nothing(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("text", ["", "[]", '{"models": 3}', '{"models": {"../evil": {"source": "x"}}}'])
 def test_a_broken_index_reads_as_an_empty_one_and_the_next_change_fixes_it(store: ModelStore, text: str) -> None:
-    """A broken index needs no repair by hand."""
     (store.folder / "index.json").write_text(text)
     assert store.list() == ()
     stored(store, store.path(TINY), "again")
@@ -96,18 +87,8 @@ def full(tmp_path: Path, tiny_gguf: Path) -> ModelStore:
     return store
 
 
-def test_what_was_not_used_for_long_is_named(full: ModelStore) -> None:
-    """Age is counted from the last use, from the download, or from the date of the files."""
-    assert full.unused(30 * DAY) == {"broken": 4, "lost": 5, "old": full.path("old").stat().st_size}
-    assert [*full.unused(50 * DAY)] == ["old"]
-    full.touch("old")
-    assert [*full.unused(30 * DAY)] == ["broken", "lost"]
-    assert TINY in full.unused(0)
-
-
 @pytest.mark.parametrize("name", ["old", "broken", "lost"])
 def test_all_that_is_left_of_a_model_is_removed_unless_it_is_being_pulled(full: ModelStore, name: str) -> None:
-    """Its file, its entry and its partial download are removed."""
     with file_lock(full.pull_lock(name)), pytest.raises(LocalModelError, match=f"embedded/{name} is being pulled"):
         full.remove(name)
     assert full.remove(name)
@@ -117,19 +98,19 @@ def test_all_that_is_left_of_a_model_is_removed_unless_it_is_being_pulled(full: 
 def test_the_command_asks_before_it_removes(
     full: ModelStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run
 ) -> None:
-    """It lists the models to remove and their size."""
     monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(tmp_path))
     arguments, before = ("models", "remove", "--older-than", "30d"), full.unused(0)
-    assert run(*arguments, stdin="n\n")[0] == 1
+    assert full.unused(30 * DAY) == {"broken": 4, "lost": 5, "old": full.path("old").stat().st_size}
+    code, out, _ = run(*arguments, stdin="n\n")
+    assert (code, "old\t" in out) == (1, True)
     assert run(*arguments, "m")[0] == 2
     assert full.unused(0) == before
+    full.touch("old")
     code, out, err = run(*arguments, "--yes")
-    assert (code, "old\t" in out, "removed broken" in err) == (0, True, True)
-    assert [*full.unused(0)] == [TINY]
+    assert (code, "old\t" in out, "removed broken" in err) == (0, False, True)
+    assert sorted(full.unused(0)) == ["old", TINY]
     assert "nothing in" in run(*arguments)[2]
 
-
-# Headers
 
 ONE: dict[str, tiny_model.Tensor] = {"w": ((64, 1), array("f", [0.0] * 64))}
 LLAMA: dict[str, object] = {
@@ -162,7 +143,6 @@ def header(*pairs: bytes, count: int | None = None) -> bytes:
 
 
 def test_memory_and_context_are_in_the_header(tiny_gguf: Path, tmp_path: Path) -> None:
-    """Heads of all layers are added; an embedding model has its pooling; some models need no memory for context."""
     size = tiny_gguf.stat().st_size
     kv_bytes = 2 * 2 * 4 * (16 + 16)
     tiny = GgufHeader(size=size, context=8192, embedding=64, vocabulary=634, kv_bytes=kv_bytes)
@@ -186,9 +166,7 @@ def test_memory_and_context_are_in_the_header(tiny_gguf: Path, tmp_path: Path) -
         (tiny_model._gguf({"general.architecture": "clip"}, ONE), "'clip.block_count' is missing"),
         (header()[:100], "damaged or cut"),
         (header(count=BIG), "damaged or cut"),
-        (header(count=5000), "damaged or cut"),
         (header(pair("x", 77, "<I", 1)), "damaged or cut"),
-        (header(pair("x", 9, "<IQ", 9, 1) + bytes(99)), "damaged or cut"),
         (header(pair("x", 9, "<IQ", 8, BIG) + bytes(99)), "damaged or cut"),
         (header(pair("x", 9, "<IQ", 4, BIG) + bytes(99)), "damaged or cut"),
         (header(pair("x", 8, "<Q", BIG) + bytes(99)), "damaged or cut"),
@@ -202,7 +180,6 @@ def test_memory_and_context_are_in_the_header(tiny_gguf: Path, tmp_path: Path) -
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_with_the_reason(tmp_path: Path, data: bytes, reason: str) -> None:
-    """Any invalid file is an error of ours with advice; counts in it are checked before use."""
     (file := tmp_path / "broken.gguf").write_bytes(data)
     with pytest.raises(LocalModelError, match=reason) as caught:
         read_header(file)
@@ -222,7 +199,6 @@ def test_a_file_that_cannot_be_used_is_named_with_the_reason(tmp_path: Path, dat
     ],
 )
 def test_a_header_never_takes_more_memory_than_a_few_megabytes(tmp_path: Path, lie: bytes) -> None:
-    """Long lists and texts are skipped, and numbers are limited before they are used."""
     file = tmp_path / "bomb.gguf"
     with file.open("wb") as out:
         out.write(header(lie))

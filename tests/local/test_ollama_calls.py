@@ -8,7 +8,6 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,6 @@ async def test_the_context_is_what_is_written_and_never_more_than_the_model_was_
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_missing_model_is_pulled_by_the_call_that_needs_it(ollama: Ollama, mode: str) -> None:
-    """There is one pull, before the first attempt. The time of an attempt does not run meanwhile."""
     ollama.has, ollama.pace = False, 0.02
     async with manager({"m": ollama.row(auto_pull=True)}, retries=0) as llm:
         llm.warm_up()
@@ -70,7 +68,6 @@ async def test_without_leave_nothing_is_pulled(ollama: Ollama, auto_pull: Any) -
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_pull_that_the_deadline_ends_is_named_with_the_command(ollama: Ollama, mode: str) -> None:
-    """The error names the pull, and the command to do it before a call; no prompt is sent."""
     ollama.has = False
     ollama.holds_pull.clear()
     async with manager({"m": ollama.row(auto_pull=True)}) as llm:
@@ -85,7 +82,6 @@ async def test_a_pull_that_the_deadline_ends_is_named_with_the_command(ollama: O
 async def test_calls_at_once_wait_for_one_pull_and_its_events_are_reported(
     ollama: Ollama, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Concurrent calls share one pull request; its start and end are events."""
     ollama.has, ollama.pace = False, 0.01
     caplog.set_level("INFO", "testronaut_llm")
     async with manager({"m": ollama.row(auto_pull=True)}) as llm:
@@ -105,7 +101,6 @@ async def test_calls_at_once_wait_for_one_pull_and_its_events_are_reported(
 async def test_what_was_pulled_is_looked_at_before_a_prompt_is_sent(
     ollama: Ollama, mode: str, remote_host: str, digest: str | None, said: str
 ) -> None:
-    """A model that is not the pinned one, or that runs on another host, never gets a prompt."""
     ollama.has, ollama.remote_host = False, remote_host
     async with manager({"m": ollama.row(auto_pull=True, digest=digest)}) as llm:
         with pytest.raises(AllModelsFailedError, match=said):
@@ -117,21 +112,18 @@ async def test_what_was_pulled_is_looked_at_before_a_prompt_is_sent(
 
 
 def a_file(folder: Path, ollama: Ollama, auto_pull: Any) -> str:
-    """Returns the path of an `llm.yaml` whose model is not pulled."""
     ollama.has, file = False, folder / "llm.yaml"
     file.write_text(json.dumps({"models": {"m": ollama.row(auto_pull=auto_pull)}, "tasks": {"t": {"models": "m"}}}))
     return str(file)
 
 
 def test_a_pull_by_run_shows_its_progress(run: Run, ollama: Ollama, tmp_path: Path) -> None:
-    """Messages go to stderr; stdout has the answer only."""
     code, out, err = run("run", "t", "Say hello.", "--config", a_file(tmp_path, ollama, auto_pull=True))
     assert (code, out, "pulling" in err) == (0, "Hello.\n", True)
 
 
 @pytest.mark.parametrize(("says", "pulls", "code"), [("y", 1, 0), ("n", 0, 2)])
 def test_a_person_at_a_terminal_is_asked(ollama: Ollama, tmp_path: Path, says: str, pulls: int, code: int) -> None:
-    """With `auto_pull: ask`, `run` asks before it pulls."""
     outer, inner = pty.openpty()
     os.write(outer, f"{says}\n".encode())
     command = [sys.executable, "-c", MAIN, "run", "t", "Say hello.", "--config", a_file(tmp_path, ollama, "ask")]
@@ -146,11 +138,7 @@ def test_a_person_at_a_terminal_is_asked(ollama: Ollama, tmp_path: Path, says: s
     assert ollama.paths.count("/api/pull") == pulls
 
 
-# Windows
-
-
 async def test_calls_with_other_caps_do_not_load_a_model_again(ollama: Ollama) -> None:
-    """`warm_up` and calls use one window: the largest that the tasks of the file need."""
     ollama.listed = 32768
     async with manager({"m": ollama.row(extra={"num_thread": 2})}) as llm:
         llm.warm_up("m")
@@ -166,7 +154,6 @@ async def test_calls_with_other_caps_do_not_load_a_model_again(ollama: Ollama) -
 async def test_a_context_grows_and_never_shrinks(
     ollama: Ollama, loaded: int | None, caps: tuple[int, ...], sent: list[int]
 ) -> None:
-    """A loaded context is kept if it is enough, whoever loaded it; a call that needs more loads a larger one."""
     ollama.listed = 32768
     if loaded:
         ollama.load(num_ctx=loaded)
@@ -179,7 +166,6 @@ async def test_a_context_grows_and_never_shrinks(
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_an_answer_that_fills_the_window_is_truncated(ollama: Ollama, mode: str) -> None:
-    """With `shift: false` the window does not move; the error names it, and no larger cap is tried."""
     ollama.answer = lambda _: {"done_reason": "length", "prompt_eval_count": 400, "eval_count": 112}
     async with manager({"m": ollama.row(num_ctx=512)}, max_tokens=200) as llm:
         with pytest.raises(OutputTruncatedError, match=r"filled its window of 512 tokens; raise `num_ctx`"):
@@ -187,13 +173,9 @@ async def test_an_answer_that_fills_the_window_is_truncated(ollama: Ollama, mode
     assert [(body["shift"], body["truncate"]) for body in ollama.bodies()] == [(False, False)]
 
 
-# Thinking
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("listed", [True, False])
 async def test_a_model_that_cannot_think_is_not_asked_to(ollama: Ollama, mode: str, listed: bool) -> None:
-    """`reasoning` is left out by the facts of the list or `/api/show`; attempt, `route` and `check` report it."""
     ollama.tagged = ["completion"] if listed else None
     async with manager({"m": ollama.row(reasoning="low")}) as llm:
         answer = await ask(llm, mode, "Say hello.")
@@ -204,7 +186,6 @@ async def test_a_model_that_cannot_think_is_not_asked_to(ollama: Ollama, mode: s
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_where_only_the_answer_tells_the_next_attempt_asks_without(ollama: Ollama, mode: str) -> None:
-    """If the server reports no abilities, one refusal shows it, and later calls leave `reasoning` out."""
     ollama.shown, ollama.capabilities = None, ["completion"]
     async with manager({"m": ollama.row(reasoning="high")}, retries=0) as llm:
         first, second = await ask(llm, mode, "Say hello."), await ask(llm, mode, "Say more.")
@@ -215,7 +196,6 @@ async def test_where_only_the_answer_tells_the_next_attempt_asks_without(ollama:
 
 @pytest.mark.parametrize(("level", "sent"), [("off", False), ("medium", "medium"), (None, None)])
 async def test_a_model_that_thinks_gets_the_amount_to_think(ollama: Ollama, level: str | None, sent: Any) -> None:
-    """`reasoning` is sent, and nothing is dropped."""
     ollama.tagged = ollama.capabilities = ["completion", "thinking"]
     async with manager({"m": ollama.row(reasoning=level)}) as llm:
         answer = await ask(llm, "complete", "Say hello.")
@@ -223,37 +203,32 @@ async def test_a_model_that_thinks_gets_the_amount_to_think(ollama: Ollama, leve
     assert [body.get("think") for body in ollama.bodies()] == [sent]
 
 
-def cut(**message: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Returns an answer that its cap has cut."""
-    said = {"message": {"role": "assistant", "content": "", **message}, "done_reason": "length"}
-    return lambda body: {**said, "eval_count": body["options"]["num_predict"]}
+NO_ROOM = "all 64 tokens went into reasoning; set `reasoning: off` for the model, or raise `max_tokens`"
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("lenient", [True, False])
-async def test_a_cap_that_went_into_thinking_is_said_first(ollama: Ollama, mode: str, lenient: bool) -> None:
-    """The message has the number of tokens and the settings that help and are not set yet."""
-    ollama.answer = cut(thinking="Hm.")
+@pytest.mark.parametrize(
+    ("message", "schema", "lenient", "said"),
+    [
+        ({"content": "", "thinking": "Hm."}, None, True, NO_ROOM),
+        ({"content": "", "thinking": "Hm."}, None, False, NO_ROOM),
+        ({"content": "12"}, {}, True, "cut at max_tokens"),
+        ({"content": '{"a": 1'}, {}, True, "cut at max_tokens"),
+    ],
+    ids=["thoughts", "thoughts, strict", "valid JSON", "half of an object"],
+)
+async def test_a_cut_answer_is_never_taken_for_a_whole_one(
+    ollama: Ollama, mode: str, message: dict[str, str], schema: Any, lenient: bool, said: str
+) -> None:
+    ollama.answer = lambda body: {
+        "message": message, "done_reason": "length", "eval_count": body["options"]["num_predict"],
+    }  # fmt: skip
     async with manager({"m": ollama.row()}, max_tokens=32, allow_truncated=lenient) as llm:
         with pytest.raises(OutputTruncatedError) as caught:
-            await ask(llm, mode, "Say hello.")
-    wanted = "all 64 tokens went into reasoning; set `reasoning: off` for the model, or raise `max_tokens`"
-    assert (wanted in str(caught.value), "allow_truncated" in str(caught.value)) == (True, False)
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("text", ["12", '{"a": 1'])
-async def test_a_cut_answer_is_never_parsed_as_a_whole_one(ollama: Ollama, mode: str, text: str) -> None:
-    """A cut answer is an error, even if it is valid JSON and `allow_truncated` is set; it is not repaired."""
-    ollama.answer = cut(content=text)
-    async with manager({"m": ollama.row()}, max_tokens=32, allow_truncated=True) as llm:
-        with pytest.raises(OutputTruncatedError, match="cut at max_tokens") as caught:
-            await ask(llm, mode, "How many?", schema={})
-    assert (caught.value.text, "allow_truncated" in str(caught.value)) == (text, False)
-    assert all(len(body["messages"]) == 1 for body in ollama.bodies())
-
-
-# Embedding
+            await ask(llm, mode, "How many?", **({} if schema is None else {"schema": schema}))
+    assert (said in str(caught.value), "allow_truncated" in str(caught.value)) == (True, False)
+    assert caught.value.text == message["content"]
+    assert all(len(body["messages"]) == 1 for body in ollama.bodies())  # it is not repaired
 
 
 @pytest.mark.parametrize(("num_ctx", "sent"), [(8192, 8192), (None, 6144)])
@@ -271,7 +246,6 @@ async def test_an_embedding_model_gets_its_window(ollama: Ollama, num_ctx: int |
 
 
 async def test_a_long_text_gets_a_window_that_holds_it(ollama: Ollama) -> None:
-    """The longest text counts, not the sum."""
     ollama.listed = 32768
     async with manager({"m": ollama.row()}) as llm:
         llm.embed("t", ["word " * 2000] * 8)
@@ -279,9 +253,6 @@ async def test_a_long_text_gets_a_window_that_holds_it(ollama: Ollama) -> None:
     first, second = (body["options"]["num_ctx"] for body in ollama.bodies("/api/embed"))
     assert first == 6144
     assert second > 9000
-
-
-# What goes wrong
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -298,7 +269,6 @@ async def test_a_time_out_while_the_model_loads_says_so_and_is_not_tried_again(
 
 
 async def test_a_server_that_ends_between_two_calls_is_named_with_the_command() -> None:
-    """The message has more than "Connection refused"."""
     with HTTPServer() as server:
         ollama = Ollama(server)
         async with manager({"m": ollama.row()}, retries=0) as llm:
@@ -310,7 +280,6 @@ async def test_a_server_that_ends_between_two_calls_is_named_with_the_command() 
 
 
 def test_models_of_the_server_are_listed_and_removed(ollama: Ollama, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The list has digest, size, context and expiry of loaded models; a second removal is an error."""
     monkeypatch.setenv("OLLAMA_HOST", ollama.url)
     ollama.listed = 8192
     line = next(line for line in run("models", "list")[1].splitlines() if line.startswith("ollama/"))

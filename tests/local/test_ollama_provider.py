@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from testronaut_llm.local.ollama_provider import OllamaModel, OllamaServer, full
 from testronaut_llm.providers.readiness import readiness
 from testronaut_llm.testing.cassette_format import from_yaml
 
-DATA, CASSETTES = Path(__file__).parents[1] / "support" / "data" / "ollama", Path(__file__).parents[2] / "cassettes"
+ROOT = Path(__file__).parents[2]
 DIGEST = "de9c34d24a1849c05739cd860fbd0ceef5469a8a8766131fbdb668be0751efb8"
 ROW: dict[str, Any] = {"name": "qwen3:latest", "model": "qwen3:latest", "size": 5, "digest": DIGEST}
 ROW["details"] = {"context_length": 8192}
@@ -31,91 +32,61 @@ def a_model(name: str = "qwen3", **fields: Any) -> ModelConfig:
 
 @pytest.fixture
 def recorded(cassette: object) -> OllamaServer:
-    """A server that replays the recorded answers."""
     return OllamaServer("http://127.0.0.1:9")
 
 
 @pytest.fixture
 def url(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a loopback server that the environment names."""
     address = httpserver.url_for("").rstrip("/")
     monkeypatch.setenv("OLLAMA_HOST", address)
     return address
 
 
-def tags(httpserver: HTTPServer, *rows: Any) -> None:
-    httpserver.expect_request("/api/tags").respond_with_json({"models": list(rows)})
+Listing = Callable[..., None]
 
 
-# As recorded
+@pytest.fixture
+def listing(httpserver: HTTPServer, url: str) -> Listing:
+    return lambda *rows: httpserver.expect_request("/api/tags").respond_with_json({"models": rows})
 
 
-@pytest.mark.llm_cassette("ollama/tags")
-def test_models(recorded: OllamaServer) -> None:
-    """Each model has its digest, size, context and capabilities."""
-    models = {model.name: model for model in recorded.models()}
-    assert set(models) == {"smollm2:135m", "smollm2-think:135m", "smollm2-embed:135m"}
-    small = models["smollm2:135m"]
-    assert (small.size, small.context_length, small.quantization) == (98363020, 8192, "Q4_1")
-    assert small.digest.startswith("de9c34d24a18")
-    assert models["smollm2-think:135m"].capabilities == ("completion", "thinking")
-    assert not any(model.remote_host for model in models.values())
-
-
-@pytest.mark.llm_cassette("ollama/tags-pulled")
-def test_a_pulled_model_is_found_under_its_full_name(recorded: OllamaServer) -> None:
-    """A model from another registry keeps the registry in its name."""
-    assert recorded.pulled("127.0.0.1:5001/library/smollm2:135m").size == 98363020
-
-
-@pytest.mark.parametrize(
-    ("name", "capability", "template"),
-    [
-        recording("show", "smollm2:135m", "completion", "Messages"),
-        recording("show-thinking-model", "smollm2-think:135m", "thinking", "Messages"),
-        recording("show-embedding-model", "smollm2-embed:135m", "embedding", "Prompt"),
-    ],
-)
-def test_show(recorded: OllamaServer, name: str, capability: str, template: str) -> None:
-    """`show` has the context, the abilities and the template of a model."""
-    details = recorded.show(name)
-    assert details.context_length == 8192
-    assert capability in details.capabilities
-    assert template in details.template
-
-
-@pytest.mark.parametrize(
-    ("context", "names"),
-    [
-        recording("ps-one-loaded", 4096, ["smollm2:135m"]),
-        recording("ps-num-ctx-2048", 2048, ["smollm2:135m"]),
-        recording("ps-after-unload", None, []),
-    ],
-)
-def test_loaded_models(recorded: OllamaServer, context: int | None, names: list[str]) -> None:
-    """The loaded models have their context; after an unload the list is empty."""
-    loaded = recorded.loaded()
-    assert [model.name for model in loaded] == names
-    assert all(model.context_length == context and model.size > 100_000_000 for model in loaded)
-
-
+SMALL, THINK, EMBED = "smollm2:135m", "smollm2-think:135m", "smollm2-embed:135m"
+PULLED = f"127.0.0.1:5001/library/{SMALL}"
+TEXT, THOUGHTS, VECTORS = ("completion",), ("completion", "thinking"), ("embedding",)
+LISTED = [
+    (EMBED, "9b476c5b", 98362232, 8192, TEXT, ""),
+    (THINK, "68930396", 98363384, 8192, THOUGHTS, ""),
+    (SMALL, "de9c34d2", 98363020, 8192, TEXT, ""),
+]
 KEEP = {"keep_alive": "10m", "options": {"num_ctx": 2048}}
 
 
 @pytest.mark.parametrize(
-    ("method", "arguments", "result"),
+    ("method", "arguments", "expected"),
     [
+        recording("tags", "models", {}, LISTED),
+        recording("tags-pulled", "pulled", {"name": PULLED}, [(PULLED, "e5319e79", 98363020, 8192, TEXT, "")]),
+        recording("show", "show", {"name": SMALL}, [("", "", 0, 8192, TEXT, "{{- if .Mess")]),
+        recording("show-thinking-model", "show", {"name": THINK}, [("", "", 0, 8192, THOUGHTS, "{{- range $i")]),
+        recording("show-embedding-model", "show", {"name": EMBED}, [("", "", 0, 8192, VECTORS, "{{ .Prompt }")]),
+        recording("ps-one-loaded", "loaded", {}, [(SMALL, "de9c34d2", 209505483, 4096, (), "")]),
+        recording("ps-num-ctx-2048", "loaded", {}, [(SMALL, "de9c34d2", 160222411, 2048, (), "")]),
+        recording("ps-after-unload", "loaded", {}, []),
         recording("version", "version", {}, "0.0.0"),
         recording("delete", "remove", {"name": "smollm2-copy:135m"}, None),
-        recording("load-keep-alive", "load", {"name": "smollm2:135m", **KEEP}, None, ignored=("stream",)),
-        recording("unload-generate", "load", {"name": "smollm2:135m", "keep_alive": 0}, None, ignored=("stream",)),
+        recording("load-keep-alive", "load", {"name": SMALL, **KEEP}, None, ignored=("stream",)),
+        recording("unload-generate", "load", {"name": SMALL, "keep_alive": 0}, None, ignored=("stream",)),
     ],
 )
-def test_a_load_an_unload_and_a_removal_are_one_request(
-    recorded: OllamaServer, method: str, arguments: dict[str, Any], result: str | None
-) -> None:
-    """A load sends context and keep-alive; an unload sends a keep-alive of 0. The version is the server's."""
-    assert getattr(recorded, method)(**arguments) == result
+def test_a_recorded_answer_is_read(recorded: OllamaServer, method: str, arguments: Any, expected: Any) -> None:
+    found = getattr(recorded, method)(**arguments)
+    models = [found] if isinstance(found, OllamaModel) else found
+    if isinstance(expected, list):
+        models = [
+            (one.name, one.digest[:8], one.size, one.context_length, one.capabilities, one.template[:12])
+            for one in models
+        ]
+    assert models == expected
 
 
 @pytest.mark.parametrize(
@@ -126,39 +97,29 @@ def test_a_load_an_unload_and_a_removal_are_one_request(
     ],
 )
 def test_a_missing_model_names_the_command(recorded: OllamaServer, method: str, name: str) -> None:
-    """The error has the command that pulls it."""
     with pytest.raises(LocalModelError, match=f"no model '{name}'.*models pull ollama/{name}"):
         getattr(recorded, method)(name)
 
 
-def test_every_recording_has_a_place() -> None:
-    """Each recorded exchange is a cassette, data for the fault server, or excluded with a reason."""
-    plan = from_yaml((DATA / "left_out.yaml").read_text())
-    as_data, left_out = plan["data for the fault server"], plan["left out"]
-    cassettes = {path.stem for path in (CASSETTES / "ollama").glob("*.yaml")}
-    assert all(len(reason) > 10 or reason == "the same" for reason in [*as_data.values(), *left_out.values()])
-    assert set(from_yaml((DATA / "exchanges.yaml").read_text())["exchanges"]) == set(as_data)
-    assert not cassettes & {*as_data, *left_out}
-    assert len(cassettes) + len(as_data) + len(left_out) == 114
-
-
-# Other servers
-
-
-NAMES = {
-    "qwen3": "qwen3:latest",
-    "Library/Qwen3:8B": "qwen3:8b",
-    "https://registry.ollama.ai/library/qwen3": "qwen3:latest",
-    "registry.ollama.ai/me/qwen3": "me/qwen3:latest",
-    "me/library": "me/library:latest",
-    "localhost:5000/library/b": "localhost:5000/library/b:latest",
-    "hf.co/library/b:Q4_K_M": "hf.co/library/b:q4_k_m",
-}
+def test_every_recording_is_a_cassette_or_left_out_with_a_reason() -> None:
+    left_out = from_yaml((ROOT / "tests/support/data/ollama/left_out.yaml").read_text())
+    cassettes = {path.stem for path in (ROOT / "cassettes/ollama").glob("*.yaml")}
+    assert all(len(reason) > 10 or reason == "the same" for reason in left_out.values())
+    assert not cassettes & {*left_out}
+    assert len(cassettes) + len(left_out) == 114
 
 
 def test_a_name_is_read_as_ollama_reads_it() -> None:
-    """The default registry, its library and `latest` are implied; a port is not a tag."""
-    assert {name: full_name(name) for name in NAMES} == NAMES
+    names = {
+        "qwen3": "qwen3:latest",
+        "Library/Qwen3:8B": "qwen3:8b",
+        "https://registry.ollama.ai/library/qwen3": "qwen3:latest",
+        "registry.ollama.ai/me/qwen3": "me/qwen3:latest",
+        "me/library": "me/library:latest",
+        "localhost:5000/library/b": "localhost:5000/library/b:latest",
+        "hf.co/library/b:Q4_K_M": "hf.co/library/b:q4_k_m",
+    }
+    assert {name: full_name(name) for name in names} == names
 
 
 @pytest.mark.parametrize(
@@ -167,7 +128,6 @@ def test_a_name_is_read_as_ollama_reads_it() -> None:
 def test_another_kind_of_server_is_an_error(
     httpserver: HTTPServer, url: str, body: str, status: int, said: str
 ) -> None:
-    """The error has the status and the words of a server that is not Ollama."""
     httpserver.expect_request("/api/version").respond_with_data(body, status)
     with OllamaServer(url) as server, pytest.raises(LocalModelError) as caught:
         server.version()
@@ -175,21 +135,13 @@ def test_another_kind_of_server_is_an_error(
     assert caught.value.status == status
 
 
-def test_a_proxy_never_sees_loopback(httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every proxy variable set to a proxy that does not answer, the server answers."""
-    tags(httpserver, ROW)
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    with OllamaServer(url) as server:
-        assert server.pulled("qwen3")
-
-
 @pytest.mark.parametrize("key", [None, "our-key"])
-def test_only_our_key_is_sent(
+def test_only_our_key_is_sent_and_no_proxy_sees_loopback(
     httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch, key: str | None
 ) -> None:
-    """The given key is sent, or none, and never one of the environment; errors do not show it."""
     monkeypatch.setenv("OLLAMA_API_KEY", "from-the-environment")
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
 
     def refuse(request: Request) -> Response:
         return Response(f'{{"error": "not {request.headers.get("authorization")}"}}', 403)
@@ -204,7 +156,6 @@ def test_only_our_key_is_sent(
 
 
 def test_what_a_server_says_is_bounded(httpserver: HTTPServer, url: str) -> None:
-    """A body that unpacks without end is an error with the server's address."""
     packed = [gzip.compress(b'{"models": []}'), gzip.compress(b" " * (2**26 + 1), 1)]
     headers = {"content-encoding": "gzip"}
     httpserver.expect_request("/api/tags").respond_with_handler(lambda _: Response(packed.pop(0), headers=headers))
@@ -214,27 +165,22 @@ def test_what_a_server_says_is_bounded(httpserver: HTTPServer, url: str) -> None
             server.models()
 
 
-def test_fields_of_another_type_are_left_out(httpserver: HTTPServer, url: str) -> None:
-    """They are empty, and never an error."""
+def test_fields_of_another_type_are_left_out(listing: Listing, url: str) -> None:
     odd: Any = {"name": 5, "digest": ["a"], "size": True, "details": [], "capabilities": "completion"}
-    tags(httpserver, "no row", odd, {"size": "large", "details": {"context_length": "8192"}, "capabilities": {"a": 1}})
+    listing("no row", odd, {"size": "large", "details": {"context_length": "8192"}, "capabilities": {"a": 1}})
     with OllamaServer(url) as server:
         assert server.models() == (OllamaModel(), OllamaModel())
 
 
-# Readiness
-
-
-def test_a_pulled_model_is_ready(httpserver: HTTPServer, url: str) -> None:
-    """A GET finds it with `:latest` implied and in any case; another GET finds how it is loaded."""
-    tags(httpserver, ROW)
+def test_a_pulled_model_is_ready(httpserver: HTTPServer, listing: Listing) -> None:
+    listing(ROW)
     assert readiness(a_model("Qwen3", digest=f"sha256:{DIGEST[:12]}")).ready
     assert [request.path for request, _ in httpserver.log] == ["/api/tags", "/api/ps"]
 
 
-def test_a_model_that_is_not_pulled_names_the_closest_one_and_the_command(httpserver: HTTPServer, url: str) -> None:
+def test_a_model_that_is_not_pulled_names_the_closest_one_and_the_command(listing: Listing, url: str) -> None:
     """Another tag of the model is the closest, then a similar name. It is ready only if the row allows `auto_pull`."""
-    tags(httpserver, ROW, {"model": "qwen2:8b"})
+    listing(ROW, {"model": "qwen2:8b"})
     found = readiness(a_model("qwen3:8b"))
     assert found.missing == "Ollama has no model 'qwen3:8b' (did you mean 'qwen3:latest'?)"
     assert found.fix == "testronaut-llm models pull ollama/qwen3:8b"
@@ -245,30 +191,20 @@ def test_a_model_that_is_not_pulled_names_the_closest_one_and_the_command(httpse
     assert not readiness(a_model("qwen3:8b", auto_pull="ask")).ready
 
 
-GIB = 2**30
-
-
 @pytest.mark.parametrize(
     ("listed", "digest", "missing", "fix"),
     [
         ({}, "abcdef", f"'qwen3' has digest {DIGEST[:12]}, and llm.yaml pins abcdef", "or correct `digest:`"),
-        ({"size": 40 * GIB}, None, "40,960 MiB of memory, and this machine has 8,192 MiB", "name a smaller model"),
-        (
-            {"remote_host": "https://ollama.com:443"},
-            None,
-            "sends its prompts to https://ollama.com:443",
-            "local: false",
-        ),
+        ({"size": 40 << 30}, None, "40,960 MiB of memory, and this machine has 8,192 MiB", "name a smaller model"),
+        ({"remote_host": "https://ollama.com"}, None, "sends its prompts to https://ollama.com", "`local: false`"),
     ],
     ids=["its tag has moved", "too large", "of the cloud"],
 )
 def test_a_pulled_model_that_may_not_be_used_is_not_ready(
-    httpserver: HTTPServer, url: str, monkeypatch: pytest.MonkeyPatch, listed: dict[str, Any], digest: str | None,
-    missing: str, fix: str,
-) -> None:  # fmt: skip
-    """It is not the pinned one, or too large, or run by another host, which `local: false` allows."""
-    monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: 8.0 * GIB)
-    tags(httpserver, ROW | listed)
+    listing: Listing, monkeypatch: pytest.MonkeyPatch, listed: Any, digest: str | None, missing: str, fix: str
+) -> None:
+    monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: 8.0 * 2**30)
+    listing(ROW | listed)
     found = readiness(a_model(digest=digest))
     assert missing in found.missing
     assert fix in found.fix

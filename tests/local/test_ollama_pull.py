@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,27 +38,29 @@ DONE = lines({"status": "pulling manifest"}, {**LAYER, "completed": 100}, {"stat
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Records the seconds of each wait; no time passes."""
     waited: list[float] = []
     monkeypatch.setattr(ollama_models, "sleep", waited.append)
     return waited
 
 
-@pytest.fixture
-def server(httpserver: HTTPServer) -> Iterator[OllamaServer]:
-    with OllamaServer(httpserver.url_for("").rstrip("/")) as server:
-        yield server
+class Pulls(OllamaServer):
+    """A server that answers pulls with `bodies` in turn, then repeats the last."""
 
+    def __init__(self, server: HTTPServer) -> None:
+        super().__init__(server.url_for("").rstrip("/"))
+        self.bodies, self.asked = [DONE], 0
+        server.expect_request("/api/pull").respond_with_handler(self._answer)
 
-def answers(httpserver: HTTPServer, *bodies: str) -> None:
-    """Sends the bodies in turn, then repeats the last."""
-    left = list(bodies)
-
-    def answer(request: Request) -> Response:
+    def _answer(self, request: Request) -> Response:
         request.get_data()  # a connection that is closed with a body unread may be reset
-        return Response(left.pop(0) if len(left) > 1 else left[0], content_type="application/x-ndjson")
+        self.asked += 1
+        return Response(self.bodies[min(self.asked, len(self.bodies)) - 1], content_type="application/x-ndjson")
 
-    httpserver.expect_request("/api/pull").respond_with_handler(answer)
+
+@pytest.fixture
+def server(httpserver: HTTPServer) -> Iterator[Pulls]:
+    with Pulls(httpserver) as server:
+        yield server
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,6 @@ def answers(httpserver: HTTPServer, *bodies: str) -> None:
 def test_a_recorded_pull_ends_in_success_or_the_servers_words(
     cassette: object, name: str, first: int | None, error: str | None
 ) -> None:
-    """Progress starts from what is there; an error ends the pull with any HTTP status."""
     steps: list[Progress] = []
     with pytest.raises(PullBrokenError, match=error) if error else nullcontext():
         steps.extend(OllamaServer("http://127.0.0.1:9").pulling(name, silence=10.0))
@@ -89,22 +91,25 @@ def test_a_recorded_pull_ends_in_success_or_the_servers_words(
     assert error != "" or steps[-1].note == "success"
 
 
+LATER = r"in 3 tries: .*; what it has is kept, so try again later: testronaut-llm models pull ollama/qwen3"
+
+
 @pytest.mark.parametrize(
-    ("error", "fix"),
+    ("error", "tries", "fix"),
     [
-        ("write /blobs: no space left on device", "make room on the disk of the Ollama server"),
-        ("pull model manifest: 412: requires a newer version of Ollama", "update Ollama"),
-        ("pull model manifest: file does not exist", "file does not exist; check its name"),
+        ("write /blobs: no space left on device", 1, "make room on the disk of the Ollama server"),
+        ("pull model manifest: 412: requires a newer version of Ollama", 1, "update Ollama"),
+        ("pull model manifest: file does not exist", 1, "file does not exist; check its name"),
+        ("dial tcp: lookup registry.ollama.ai: i/o timeout", 3, LATER),
     ],
 )
 def test_what_a_retry_cannot_fix_says_what_can(
-    httpserver: HTTPServer, server: OllamaServer, error: str, fix: str
+    server: Pulls, waits: list[float], error: str, tries: int, fix: str
 ) -> None:
-    """A full disk, an old server and a wrong name are one request each, with advice."""
-    answers(httpserver, lines({"status": "pulling manifest"}, {"error": error}))
+    server.bodies = [lines({"status": "pulling manifest"}, {"error": error})]
     with pytest.raises(LocalModelError, match=fix):
         pull(server, "qwen3")
-    assert len(httpserver.log) == 1
+    assert (server.asked, waits) == (tries, [2.0, 8.0][: tries - 1])
 
 
 BROKEN = {
@@ -116,88 +121,60 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
-def test_a_pull_that_broke_off_continues(httpserver: HTTPServer, server: OllamaServer, broken: str) -> None:
-    """A new request is sent, and the reason is reported."""
-    answers(httpserver, broken, DONE)
+def test_a_pull_that_broke_off_continues(server: Pulls, broken: str) -> None:
+    server.bodies = [broken, DONE]
     seen: list[Progress] = []
     pull(server, "qwen3", report=seen.append)
-    assert len(httpserver.log) == 2
+    assert server.asked == 2
     assert sum("continuing in 2 seconds" in step.note for step in seen) == 1
     assert seen[-1].note == "success"
 
 
-@pytest.mark.parametrize(("patience", "expected"), [(120.0, [2.0, 8.0]), (3.0, [2.0, 3.0])])
-def test_a_pull_is_given_up_after_three_tries_with_waits(
-    httpserver: HTTPServer, server: OllamaServer, waits: list[float], patience: float, expected: list[float]
-) -> None:
-    """The second wait is longer, and none exceeds the patience."""
-    answers(httpserver, lines({"error": "dial tcp: lookup registry.ollama.ai: i/o timeout"}))
-    again = "in 3 tries: .*; what it has is kept, so try again later: testronaut-llm models pull ollama/qwen3"
-    with pytest.raises(LocalModelError, match=again):
-        pull(server, "qwen3", patience=patience)
-    assert (waits, len(httpserver.log)) == (expected, 3)
-
-
-def test_a_server_that_is_gone_for_a_while_ends_no_pull(
-    httpserver: HTTPServer, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A refused connection is retried during a pull; at its start it is an error."""
-    answers(httpserver, lines({**LAYER, "completed": 40}), DONE)
+def test_a_server_that_is_gone_for_a_while_ends_no_pull(server: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.bodies = [lines({**LAYER, "completed": 40}), DONE]
     addresses = iter(["http://127.0.0.1:9", server.url])
-
-    def moved(_: float) -> None:
-        server._http.base_url = next(addresses)
-
-    monkeypatch.setattr(ollama_models, "sleep", moved)
+    monkeypatch.setattr(ollama_models, "sleep", lambda _: setattr(server._http, "base_url", next(addresses)))
     pull(server, "qwen3")
-    assert len(httpserver.log) == 2
+    assert server.asked == 2
     with pytest.raises(LocalModelError, match="is `ollama serve` running"):
         pull(OllamaServer("http://127.0.0.1:9"), "qwen3")
 
 
-def test_a_silent_server_is_given_up() -> None:
-    """Without data for the whole patience, the next try starts."""
+def test_a_silent_server_is_given_up(waits: list[float]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections, and never answers
         server = OllamaServer(f"http://127.0.0.1:{silent.getsockname()[1]}")
         with server, pytest.raises(LocalModelError, match=r"in 3 tries: the server sent nothing for 0\.05 seconds"):
             pull(server, "qwen3", patience=0.05)
+    assert waits == [0.05, 0.05]  # no longer than the patience
 
 
-def test_a_download_that_stalls_is_started_again(
-    httpserver: HTTPServer, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If messages arrive and the count does not grow, the next try starts."""
-    answers(httpserver, lines(*[{**LAYER, "completed": 99}] * 5))
-    ticks = iter(range(0, 10_000, 50))
-    monkeypatch.setattr(ollama_models, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+def test_a_download_that_stalls_is_started_again(server: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.bodies = [lines(*[{**LAYER, "completed": 99}] * 5)]
+    monkeypatch.setattr(ollama_models, "time", SimpleNamespace(monotonic=count(0, 50).__next__))
     with pytest.raises(LocalModelError, match="no progress for 120 seconds"):
         pull(server, "qwen3")
-    assert len(httpserver.log) == 3
+    assert server.asked == 3
 
 
-def test_a_model_that_cannot_fit_into_memory_is_not_fetched(
-    httpserver: HTTPServer, server: OllamaServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_cannot_fit_into_memory_is_not_fetched(server: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     """A local server has this machine's memory; the memory of a remote one is unknown."""
-    answers(httpserver, DONE.replace('"total": 100', '"total": 9000000000'))
+    server.bodies = [DONE.replace('"total": 100', '"total": 9000000000')]
     monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: 4.0 * 2**30)
     said = r"^'qwen3' \(to pull it anyway: ollama pull qwen3\) needs at least 8,583 MiB .* has 4,096 MiB"
     with pytest.raises(LocalModelError, match=said):
         pull(server, "qwen3")
-    assert len(httpserver.log) == 1
+    assert server.asked == 1
     monkeypatch.setattr(ollama_models, "is_loopback", lambda _: False)
     pull(server, "qwen3")
 
 
-def test_two_pulls_of_a_model_take_turns(httpserver: HTTPServer, server: OllamaServer) -> None:
-    """The second request is sent when the first has ended."""
-    answers(httpserver, DONE)
+def test_two_pulls_of_a_model_take_turns(server: Pulls) -> None:
     pull(server, "qwen3")
     (lock_file,) = (ollama_models.data_dir() / "locks").glob("pull-*.lock")
     with ThreadPoolExecutor(1) as pool:
         with FileLock(lock_file):
             second = pool.submit(pull, server, "qwen3")
             assert not wait([second], timeout=0.2).done
-            assert len(httpserver.log) == 1
+            assert server.asked == 1
         second.result(20)
-    assert len(httpserver.log) == 2
+    assert server.asked == 2

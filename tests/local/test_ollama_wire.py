@@ -8,28 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
-import faults
 import pytest
 from gateway_kit import DEAD, attempt, chat, target
-from manager_kit import Make
 from ollama_kit import recording
 
-from testronaut_llm.errors import (
-    BadResponseError,
-    ConnectionFailedError,
-    ContextWindowError,
-    InvalidRequestError,
-    LLMError,
-    ModelNotFoundError,
-    ServerError,
-)
+from testronaut_llm import errors
 from testronaut_llm.gateway.model_request import Request, Target
 from testronaut_llm.records import Usage
 from testronaut_llm.schema.output_schema import WireSchema
-from testronaut_llm.testing.cassette_format import from_yaml
 from testronaut_llm.testing.cassettes import Cassette
 
 IMAGES = "messages.*.images"  # LiteLLM adds an empty list
@@ -56,20 +44,19 @@ ANSWERS = [
     recording("chat-too-long-shift-false", ignored=("truncate", IMAGES)),
 ]  # fmt: skip
 FAILURES = [
-    recording("litellm-missing-model", ModelNotFoundError, ignored=(*LITELLM, "options.num_predict")),
-    recording("chat-missing-model-404", ModelNotFoundError, ignored=(*OURS, "options")),
-    recording("chat-missing-model-404-stream", ModelNotFoundError, ignored=(*OURS, "options")),
-    recording("openai-missing-model-404", ModelNotFoundError, ignored=CAP),
-    recording("chat-too-long-truncate-false", ContextWindowError, ignored=("shift", IMAGES)),
-    recording("runner-killed", ServerError, ignored=OURS),
-    recording("runner-killed-in-stream", ServerError, ignored=OURS),
-    recording("stream-left-early", ConnectionFailedError, ignored=OURS),
-    recording("think-not-supported-400", InvalidRequestError, ignored=(*OURS, THINK, "options")),
+    recording("litellm-missing-model", errors.ModelNotFoundError, ignored=(*LITELLM, "options.num_predict")),
+    recording("chat-missing-model-404", errors.ModelNotFoundError, ignored=(*OURS, "options")),
+    recording("chat-missing-model-404-stream", errors.ModelNotFoundError, ignored=(*OURS, "options")),
+    recording("openai-missing-model-404", errors.ModelNotFoundError, ignored=CAP),
+    recording("chat-too-long-truncate-false", errors.ContextWindowError, ignored=("shift", IMAGES)),
+    recording("runner-killed", errors.ServerError, ignored=OURS),
+    recording("runner-killed-in-stream", errors.ServerError, ignored=OURS),
+    recording("stream-left-early", errors.ConnectionFailedError, ignored=OURS),
+    recording("think-not-supported-400", errors.InvalidRequestError, ignored=(*OURS, THINK, "options")),
 ]
 
 
 def _lines(cassette: Cassette) -> list[dict[str, Any]]:
-    """Returns the lines of the response."""
     return [json.loads(line) for line in cassette.responses[0]["body"]["string"].splitlines()]
 
 
@@ -85,7 +72,6 @@ def _where(cassette: Cassette) -> Target:
 
 
 def _ours(cassette: Cassette) -> Request:
-    """Returns our request with the content of a recorded one."""
     body = json.loads(cassette.requests[0].body)
     options = body.get("options", body)
     form = body.get("response_format", {}).get("json_schema") or {"schema": body.get("format"), "name": "answer"}
@@ -120,8 +106,7 @@ async def test_a_recorded_answer_is_ours(cassette: Cassette) -> None:
 
 
 @pytest.mark.parametrize("kind", FAILURES)
-async def test_a_recorded_failure_is_ours(cassette: Cassette, kind: type[LLMError]) -> None:
-    """Each failure of the real server has its class; text before it is kept, and no finish is invented."""
+async def test_a_recorded_failure_is_ours(cassette: Cassette, kind: type[errors.LLMError]) -> None:
     _, reply = await attempt(_ours(cassette))
     assert type(reply.error) is kind
     assert reply.finish_reason is None
@@ -135,16 +120,15 @@ EMBEDDINGS = [
     recording("embed-dimensions", None, ignored=("truncate", "input")),
     recording("embed-too-long", None, ignored=("truncate", "input")),
     recording("openai-embeddings", None, ignored=("encoding_format", "input")),
-    recording("embed-empty-string", BadResponseError, ignored=("truncate", "input")),
-    recording("embed-missing-model-404", ModelNotFoundError, ignored=("truncate", "input")),
-    recording("embed-too-long-truncate-false", ContextWindowError, ignored=("input",)),
-    recording("embed-chat-model-error", InvalidRequestError, ignored=("truncate", "input")),
+    recording("embed-empty-string", errors.BadResponseError, ignored=("truncate", "input")),
+    recording("embed-missing-model-404", errors.ModelNotFoundError, ignored=("truncate", "input")),
+    recording("embed-too-long-truncate-false", errors.ContextWindowError, ignored=("input",)),
+    recording("embed-chat-model-error", errors.InvalidRequestError, ignored=("truncate", "input")),
 ]
 
 
 @pytest.mark.parametrize("kind", EMBEDDINGS)
-async def test_recorded_embeddings_are_ours(cassette: Cassette, kind: type[LLMError] | None) -> None:
-    """One vector a text with the prompt's tokens, or the failure; a missing vector is a failure, too."""
+async def test_recorded_embeddings_are_ours(cassette: Cassette, kind: type[errors.LLMError] | None) -> None:
     texts, (sent,) = json.loads(cassette.requests[0].body)["input"], _lines(cassette)
     request = Request(target=_where(cassette), texts=tuple(texts if isinstance(texts, list) else [texts]), timeout=10)
     _, reply = await attempt(request)
@@ -182,7 +166,6 @@ ANSWER = (
 async def test_a_recorded_answer_of_another_wire_is_ours(
     cassette: Cassette, text: str, finish: str, tokens: tuple[int, int] | None
 ) -> None:
-    """Text, finish and usage are the same over either wire, streamed or not."""
     request = _ours(cassette)
     pieces, reply = await attempt(request)
     assert reply.error is None
@@ -190,27 +173,3 @@ async def test_a_recorded_answer_of_another_wire_is_ours(
     assert reply.usage is not None
     assert tokens in (None, (reply.usage.prompt_tokens, reply.usage.completion_tokens))
     assert "".join(pieces) == (text if request.stream else "")
-
-
-# Mistakes of other clients
-
-EXCHANGES = from_yaml((Path(__file__).parents[1] / "support/data/ollama/exchanges.yaml").read_text())["exchanges"]
-STREAMED = {"chat-stream-default", "bad-schema-stream"}
-KINDS: dict[str, type[LLMError] | None] = {
-    **dict.fromkeys(("chat-json", "unknown-option", "wrong-role", "chat-stream-default")),
-    **dict.fromkeys(("anthropic-missing-model-404", "unknown-path-404"), ModelNotFoundError),
-    **dict.fromkeys(("load", "unload"), BadResponseError),
-}
-"""Usable answers have no error. All others are InvalidRequestError."""
-
-
-@pytest.mark.parametrize("name", sorted(set(EXCHANGES) - {"embed-empty-list"}))
-async def test_an_odd_answer_is_an_error_or_an_answer(api: Make, name: str) -> None:
-    """Each is one request and one error of ours with the server's status; usable answers are accepted."""
-    server = api("odd", faults.recorded(name))
-    asked = chat(target("ollama/llama-a", url=server.url, key=None), "?", num_ctx=2048, stream=name in STREAMED)
-    _, reply = await attempt(asked)
-    assert len(server.asked) == 1
-    kind = KINDS.get(name, InvalidRequestError)
-    assert type(reply.error) is (kind or type(None))
-    assert reply.text if reply.error is None else reply.error.status == EXCHANGES[name]["response"]["status"]

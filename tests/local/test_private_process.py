@@ -17,7 +17,6 @@ from testronaut_llm.support.paths import make_folder
 
 PROVIDERS = ("OPENAI", "ANTHROPIC", "AZURE", "GEMINI", "MISTRAL", "GROQ")
 KEYS = {f"{name}_API_KEY": "sk-canary-0123456789abcdefghijklmn" for name in PROVIDERS}
-KEYS["AZURE_API_BASE"] = "https://a.openai.azure.com"
 WATCHED = """
 import sys
 def watch(event, arguments):
@@ -30,7 +29,6 @@ main()
 CLOUD = (
     "openai/gpt-4o-mini, anthropic/claude-haiku-4-5, azure/deployment, gemini/gemini-2.5-flash, mistral/mistral-small"
 )
-PORTS = re.compile(r"sin6?_port=htons\((\d+)\).*?\"([0-9a-f.:]+)\"")
 
 
 def test_a_private_task_speaks_to_loopback_only(tmp_path: Path, tiny_gguf: Path) -> None:
@@ -44,21 +42,16 @@ def test_a_private_task_speaks_to_loopback_only(tmp_path: Path, tiny_gguf: Path)
     file.write_text(f"version: 1\ntasks:\n  t: {{private: true, strategy: as_listed, models: {models}}}\n")
     strace = ["strace", "-f", "-q", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(trace)]
     may_trace = shutil.which("strace") and not subprocess.run([*strace, "true"], check=False, stderr=-3).returncode
-    python = [sys.executable, "-c", WATCHED, "run", "t", "hello there", "--config", str(file)]
-    variables = {"TESTRONAUT_LLM_HOME": str(tmp_path), "HOME": str(tmp_path), **KEYS}
-    done = subprocess.run(
-        [*(strace if may_trace else []), *python],
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+    command = [sys.executable, "-c", WATCHED, "run", "t", "hello there", "--config", str(file)]
+    home = {"TESTRONAUT_LLM_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    variables = os.environ | home | KEYS | {"AZURE_API_BASE": "https://a.openai.azure.com"}
+    command = [*(strace if may_trace else []), *command]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=110, check=False)
     assert (done.returncode, bool(done.stdout.strip())) == (0, True), done.stderr
     contacts = [line for line in done.stderr.splitlines() if line.startswith("socket.")]
     assert any("127.0.0.1" in line for line in contacts)
     assert [one for one in contacts if not re.search(r"127\.0\.0\.1|localhost|^socket\.connect /|'::1'", one)] == []
     if may_trace:
-        addresses = {address for _, address in PORTS.findall(trace.read_text())}
+        addresses = set(re.findall(r"sin6?_port=htons\(\d+\).*?\"([0-9a-f.:]+)\"", trace.read_text()))
         assert addresses
         assert all(ipaddress.ip_address(one).is_loopback for one in addresses), addresses

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ CHECKS = ("digest", "chat template", "loads", "answers", "stops", "obeys a schem
 
 
 def found(row: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Returns the result of each check."""
     with LLMManager(config=alone(config({"mine": row}, system="never sent"), "mine")) as llm:
         return {one.check: (one.outcome, one.why) for one in verify(llm)}
 
@@ -43,12 +43,15 @@ def good(body: dict[str, Any]) -> dict[str, Any]:
     return {"message": {"role": "assistant", "content": text}, "prompt_eval_count": 10 + words}
 
 
-def test_a_sound_embedded_model_passes(home: ModelStore) -> None:
-    """The tiny model, served by llama.cpp, passes all checks of a model that makes text."""
-    findings = found({"model": EMBEDDED})
-    assert tuple(findings) == CHECKS
+def test_a_sound_embedded_model_passes_and_the_command_fails_with_a_check(home: ModelStore, run: Run) -> None:
+    code, out, _ = run("models", "verify", EMBEDDED, "--json")
+    findings = {one["check"]: (one["outcome"], one["why"]) for one in json.loads(out)}
+    assert (code, tuple(findings)) == (0, CHECKS)
     assert outcomes(findings) == {"embeds": "skipped"}
     assert "the server counts" in findings["reads the whole prompt"][1]
+    home.path(TINY).write_bytes(b"GGUF")
+    code, out, _ = run("models", "verify", EMBEDDED)
+    assert (code, len(out.splitlines()), "FAIL     digest" in out) == (1, len(CHECKS), True)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +63,6 @@ def test_a_sound_embedded_model_passes(home: ModelStore) -> None:
     ids=["a flipped bit", "no chat template"],
 )
 def test_a_changed_file_is_found(home: ModelStore, old: bytes, new: bytes, failing: list[str], said: str) -> None:
-    """The digest shows a flipped bit. A missing template is reported, since llama.cpp then uses a default one."""
     head, _, rest = home.path(TINY).read_bytes().rpartition(old)
     home.path(TINY).write_bytes(head + new + rest)
     findings = found({"model": EMBEDDED})
@@ -69,7 +71,6 @@ def test_a_changed_file_is_found(home: ModelStore, old: bytes, new: bytes, faili
 
 
 def test_what_does_not_load_is_not_asked(home: ModelStore) -> None:
-    """For a cut or missing file no text check is made, and each check gives the reason."""
     home.path(TINY).write_bytes(home.path(TINY).read_bytes()[:100_000])
     findings = found({"model": EMBEDDED})
     assert findings["loads"][0] == findings["digest"][0] == "fail"
@@ -80,48 +81,40 @@ def test_what_does_not_load_is_not_asked(home: ModelStore) -> None:
     assert findings["loads"][0] == "fail"
 
 
-def test_a_sound_ollama_model_passes(ollama: Ollama) -> None:
-    """All checks pass but `embeds`, which is skipped; every request has temperature 0."""
-    ollama.answer = good
-    assert outcomes(found(ollama.row())) == {"embeds": "skipped"}
-    assert all(body["options"]["temperature"] == 0 for body in ollama.bodies())
-    assert "never sent" not in str(ollama.bodies())
-
-
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
-
-def but(text: str = "", **fields: Any) -> Answer:
-    """Returns a correct model's answers with this text or these fields changed."""
-    changed = {"message": {"role": "assistant", "content": text}, **fields} if text or not fields else fields
-    return lambda body: {**good(body), **changed}
+moods = count()
 
 
-def moody() -> Answer:
-    said = iter(range(1000))
-    return lambda body: good(body) | ({} if body.get("format") else {"message": {"content": f"Answer {next(said)}."}})
+def but(**fields: Any) -> Answer:
+    return lambda body: {**good(body), **fields}
 
 
-ALL_TEXT = ("answers", "stops", "obeys a schema", "reads the whole prompt", "repeats itself")
+def moody(body: dict[str, Any]) -> dict[str, Any]:
+    return good(body) | ({} if body.get("format") else {"message": {"content": f"Answer {next(moods)}."}})
+
+
 FAULTS: dict[str, tuple[Answer, dict[str, str], str]] = {
+    "none": (good, {}, ""),
     "cuts prompts": (but(prompt_eval_count=12), {"reads the whole prompt": "fail"}, "raise `num_ctx`"),
     "never ends": (but(done_reason="length"), {"stops": "fail", "obeys a schema": "fail"}, ""),
-    "says other things": (moody(), {"repeats itself": "fail"}, "at temperature 0 it said"),
-    "no schema": (but("No JSON from me."), {"obeys a schema": "fail"}, "invalid_output"),
+    "says other things": (moody, {"repeats itself": "fail"}, "at temperature 0 it said"),
+    "no schema": (but(message={"content": "No JSON from me."}), {"obeys a schema": "fail"}, "invalid_output"),
     "no counts": (but(prompt_eval_count=None), {"reads the whole prompt": "skipped"}, "does not report"),
-    "says nothing": (but(), dict.fromkeys(set(ALL_TEXT) - {"reads the whole prompt"}, "fail"), "bad_response"),
+    "says nothing": (but(message={"content": ""}), dict.fromkeys((*CHECKS[3:6], CHECKS[7]), "fail"), "bad_response"),
 }
 
 
 @pytest.mark.parametrize("num_ctx", [1024, 16384])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_of_a_model_is_found_by_its_check(ollama: Ollama, fault: str, num_ctx: int) -> None:
-    """No other check fails; with a small window a cut prompt is found, too."""
     ollama.answer, failing, said = FAULTS[fault]
     ollama.shown = 16384
     findings = found(ollama.row(num_ctx=num_ctx))
     assert outcomes(findings) == {**failing, "embeds": "skipped"}
     assert all(said in findings[check][1] for check in failing)
+    assert all(body["options"]["temperature"] == 0 for body in ollama.bodies())
+    assert "never sent" not in str(ollama.bodies())
 
 
 def test_a_missing_template_and_another_digest_are_found(ollama: Ollama) -> None:
@@ -148,21 +141,8 @@ def test_a_sound_embedding_model_of_ollama_passes(ollama: Ollama, tagged: list[s
 
 
 def test_a_model_of_the_cloud_is_not_verified() -> None:
-    """It has no local file to check."""
     with pytest.raises(ConfigError, match="expected a model that runs here"):
         alone(config({"mine": {"model": "openai/gpt-4o-mini"}}), "mine")
-
-
-def test_the_command_prints_a_line_a_check_and_fails_with_one(home: ModelStore, run: Run) -> None:
-    """The exit code is 1 if a check fails, else 0."""
-    code, out, _ = run("models", "verify", EMBEDDED, "--json")
-    assert (code, [one["check"] for one in json.loads(out)]) == (0, [*CHECKS])
-    home.path(TINY).write_bytes(b"GGUF")
-    code, out, _ = run("models", "verify", EMBEDDED)
-    assert (code, len(out.splitlines()), "FAIL     digest" in out) == (1, len(CHECKS), True)
-
-
-# Speeds
 
 
 def speed(model: str = "embedded/a", **fields: Any) -> Speed:
@@ -170,23 +150,9 @@ def speed(model: str = "embedded/a", **fields: Any) -> Speed:
     return Speed(model=model, **{**made, "prompt_rate": 100.0, "answer_rate": 10.0, **fields})
 
 
-def row(model: str = "embedded/a", **fields: Any) -> ModelConfig:
-    return ModelConfig(alias="m", model=model, **fields)
-
-
-def measured(row: dict[str, Any], rounds: int = 2, told: Callable[[str], None] = lambda _: None) -> Speed:
+def measured(row: dict[str, Any]) -> Speed:
     with LLMManager(config=alone(config({"m": row}, max_tokens=8000), "m")) as llm:
-        return bench(llm, rounds=rounds, report=told)
-
-
-@pytest.mark.usefixtures("home")
-def test_an_embedded_model_is_measured() -> None:
-    """The tiny model is loaded and asked twice a round, with real numbers."""
-    told: list[str] = []
-    found = measured({"model": EMBEDDED}, told=told.append)
-    assert found.prompt_tokens > 300
-    assert min(found.load or 0, found.first, found.prompt_rate, found.answer_rate) > 0
-    assert [line.partition(": ")[2] for line in told] == ["loading", "round 1 of 2", "round 2 of 2"]
+        return bench(llm, rounds=2, report=str)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +161,6 @@ def test_an_embedded_model_is_measured() -> None:
 def test_reading_and_writing_are_distinguished(
     ollama: Ollama, monkeypatch: pytest.MonkeyPatch, begins: float, ends: float, rate: float
 ) -> None:
-    """The time to the first token is not counted as writing, even if it is nearly the total."""
     short, long = Usage(prompt_tokens=400, completion_tokens=1), Usage(prompt_tokens=400, completion_tokens=101)
     monkeypatch.setattr(module, "_asked", lambda _, __, most: (short, begins) if most == 1 else (long, ends))
     found = measured(ollama.row())
@@ -232,17 +197,16 @@ def test_a_round_is_two_calls_of_a_model_that_was_out_of_memory(ollama: Ollama, 
     ],
 )
 def test_what_cannot_be_measured_says_so(ollama: Ollama, ability: str, has: bool, said: str) -> None:
-    """Answers with one token, embedding models and missing models are errors with the reason."""
     ollama.answer, ollama.capabilities, ollama.has = lambda _: {"eval_count": 1}, [ability], has
     with pytest.raises(LocalModelError, match=said):
-        measured(ollama.row(), rounds=1)
+        measured(ollama.row())
 
 
 def test_the_last_speed_is_kept_of_each_model_and_server(tmp_path: Path) -> None:
-    """A model on two servers has two rows. Other processes see them, without unknown fields and speeds of zero."""
     file = tmp_path / "deep" / "speeds.json"
     history, other = SpeedHistory(file), SpeedHistory(file)
-    here, there = row("ollama/q"), row("ollama/q", api_base="http://127.0.0.1:9")
+    here = ModelConfig(alias="m", model="ollama/q")
+    there = here.model_copy(update={"api_base": "http://127.0.0.1:9"})
     assert other.latest(here) is None
     history.add(here, speed("ollama/q", first=3))
     history.add(there, speed("ollama/q", first=9))
@@ -254,7 +218,6 @@ def test_the_last_speed_is_kept_of_each_model_and_server(tmp_path: Path) -> None
 
 
 def test_a_route_shows_the_seconds_and_prefers_the_faster_of_two_free_models(home: ModelStore, tiny_gguf: Path) -> None:
-    """This needs measurements of both; until then the listed order holds."""
     stored(home, tiny_gguf, "fast")
     models = {"slow": {"model": EMBEDDED}, "fast": {"model": "embedded/fast"}}
     history = SpeedHistory()
@@ -273,10 +236,11 @@ def test_a_route_shows_the_seconds_and_prefers_the_faster_of_two_free_models(hom
 
 @pytest.mark.usefixtures("home")
 def test_the_command_measures_keeps_and_shows(run: Run, tmp_path: Path) -> None:
-    """It prints a table or JSON; `models list` shows the speed, and `route` then has a column of seconds."""
     code, out, err = run("models", "bench", EMBEDDED, "--rounds", "2")
     assert (code, "tokens/s" in out, "round 2 of 2" in err) == (0, True, True)
-    assert json.loads(run("models", "bench", EMBEDDED, "--rounds", "2", "--json")[1])["model"] == EMBEDDED
+    found = json.loads(run("models", "bench", EMBEDDED, "--rounds", "2", "--json")[1])
+    assert (found["model"], found["prompt_tokens"] > 300) == (EMBEDDED, True)
+    assert min(found[name] for name in ("load", "first", "prompt_rate", "answer_rate")) > 0
     (line,) = (one for one in run("models", "list")[1].splitlines() if one.startswith(f"{EMBEDDED}\t"))
     assert "tokens/s" in line
     (file := tmp_path / "llm.yaml").write_text(f"tasks:\n  default: {{models: [{EMBEDDED}, openai/gpt-4o-mini]}}\n")

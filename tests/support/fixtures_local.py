@@ -36,7 +36,6 @@ class LocalModel:
 
 @pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of the tiny model."""
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny-random.gguf")
 
 
@@ -48,31 +47,26 @@ def shared_store(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> M
 
 @pytest.fixture
 def tiny_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts the tiny model into the catalogue, so that it can be pulled."""
     offer(tmp_path, monkeypatch.setattr)
 
 
 @pytest.fixture
 def store(tmp_path: Path, tiny_gguf: Path) -> ModelStore:
-    """A store for this test that holds the tiny model."""
     return stored(ModelStore(tmp_path / "models"), tiny_gguf)
 
 
 @pytest.fixture
 def empty(tmp_path: Path) -> ModelStore:
-    """A store without models."""
     return ModelStore(tmp_path / "models")
 
 
 @pytest.fixture
 def home(tiny_gguf: Path) -> ModelStore:
-    """The user's own store, with the tiny model."""
     return stored(ModelStore(), tiny_gguf)
 
 
 @pytest.fixture(scope="session")
 def embedded_runner(shared_store: ModelStore) -> Iterator[EmbeddedRunner]:
-    """A runner whose servers stay for the whole session."""
     runner = EmbeddedRunner(shared_store, idle_seconds=24 * 3600)
     yield runner
     runner.close()
@@ -94,7 +88,6 @@ def stored(store: ModelStore, file: Path, name: str = TINY) -> ModelStore:
 
 
 def post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Returns the server's answer to a request, by the standard library alone."""
     request = urllib.request.Request(
         f"{endpoint.api_base}{path}",
         json.dumps(body).encode(),

@@ -49,15 +49,12 @@ class Ollama:
 
     @property
     def paths(self) -> list[str]:
-        """The paths that were asked."""
         return [path for path, _ in self.asked]
 
     def row(self, **fields: Any) -> dict[str, Any]:
-        """Its row in `llm.yaml`."""
         return {"model": "ollama/small:1b", "api_base": self.url, **fields}
 
     def bodies(self, path: str = "/api/chat") -> list[dict[str, Any]]:
-        """The bodies of the chats, or of other requests."""
         return [json.loads(body) for asked, body in self.asked if asked == path]
 
     def load(self, **options: Any) -> None:
@@ -152,5 +149,4 @@ def recording(name: str, *values: Any, ignored: tuple[str, ...] = ()) -> Any:
 
 @pytest.fixture
 def ollama(httpserver: HTTPServer) -> Ollama:
-    """A server of its own for each test."""
     return Ollama(httpserver)

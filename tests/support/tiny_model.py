@@ -151,7 +151,6 @@ def _add_patience(weights: dict[str, array[float]]) -> None:
 
 
 def _gguf(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
-    """The GGUF file format, version 3: header, metadata, where each tensor lies, then the tensors."""
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
     head += b"".join(_string(key) + _typed(value) for key, value in metadata.items())
     data = b""
@@ -173,7 +172,6 @@ def _string(text: str) -> bytes:
 
 
 def _typed(value: Any) -> bytes:
-    """A metadata value behind its GGUF type number."""
     for kind, number, form in ((bool, 7, "?"), (int, 4, "I"), (float, 6, "f")):
         if isinstance(value, kind):
             return struct.pack(f"<I{form}", number, value)
