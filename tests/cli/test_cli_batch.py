@@ -57,7 +57,6 @@ def asked(server: Api) -> list[str]:
 
 
 def test_each_answer_is_a_line_with_the_number_of_its_prompt(batch: Run) -> None:
-    """Each form of a prompt is accepted, and blank lines count as lines."""
     ask(*(str(n) for n in range(20)), {"prompt": "object"}, [{"role": "user", "content": "messages"}])
     Path("in.jsonl").write_text("\n" + Path("in.jsonl").read_text())
     code, out, err = batch("--concurrency", "5")
@@ -68,7 +67,6 @@ def test_each_answer_is_a_line_with_the_number_of_its_prompt(batch: Run) -> None
 
 
 def test_a_failure_stops_nothing_and_is_asked_again(server: Api, batch: Run) -> None:
-    """A failure is a line with its error and exit code 1; a second run asks it again and adds the answer."""
     ask("one", "bad", "three")
     code, _, err = batch()
     assert (code, "2 of 3 answered, 1 failed" in err) == (1, True)
@@ -81,7 +79,6 @@ def test_a_failure_stops_nothing_and_is_asked_again(server: Api, batch: Run) -> 
 
 
 def test_a_crash_in_the_middle_of_a_line_costs_that_line(server: Api, batch: Run) -> None:
-    """A cut last line, as after kill -9 or a full disk, is asked again; the others are not."""
     ask(*(str(n) for n in range(10)))
     batch()
     lines = sorted(Path("out.jsonl").read_bytes().splitlines(keepends=True), key=lambda row: json.loads(row)["line"])
@@ -93,7 +90,6 @@ def test_a_crash_in_the_middle_of_a_line_costs_that_line(server: Api, batch: Run
 
 
 def test_what_was_changed_is_asked_again(server: Api, batch: Run) -> None:
-    """A changed prompt or option is asked again; a changed cache mode or cost limit is not."""
     ask("one", "two")
     batch()
     ask("one", "zwei", "three")
@@ -107,7 +103,6 @@ def test_what_was_changed_is_asked_again(server: Api, batch: Run) -> None:
 
 
 def test_a_dry_run_says_what_it_would_cost(server: Api, batch: Run, run: Run) -> None:
-    """It covers the lines without an answer, by model, as a table or JSON; nothing is sent or written."""
     ask("one", "two", "two", "")
     code, out, err = run("run", "t", *BATCH, "--dry-run")
     assert (code, server.asked, Path("out.jsonl").exists()) == (2, [], False)  # of the line that is no prompt
@@ -123,7 +118,6 @@ def test_a_dry_run_says_what_it_would_cost(server: Api, batch: Run, run: Run) ->
 
 
 def test_a_dry_run_says_when_the_money_is_short(project: Make, run: Run) -> None:
-    """It says so for the whole batch, even if each single prompt fits."""
     server = project(echo, budget={"per_day": 0.01})
     ask(*(str(n) for n in range(40)))
     code, _, err = run("run", "t", *BATCH, "--dry-run")
@@ -142,7 +136,6 @@ def test_a_dry_run_says_when_the_money_is_short(project: Make, run: Run) -> None
 def test_a_dry_run_exits_as_the_run(
     batch: Run, monkeypatch: pytest.MonkeyPatch, prompt: str, words: tuple[str, ...], message: str
 ) -> None:
-    """It has the exit code of the run, and gives the reason of refused prompts."""
     ask(prompt)
     if "--model" in words:
         monkeypatch.delenv("OPENAI_API_KEY")
@@ -153,7 +146,6 @@ def test_a_dry_run_exits_as_the_run(
 
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_all_lines_that_hold_no_prompt_are_named(batch: Run, server: Api, dry: tuple[str, ...]) -> None:
-    """A run and a dry run name each wrong line, ask nothing and exit with 2, also if other prompts are refused."""
     Path("in.jsonl").write_bytes(b'"a"\n5\nnot json\n\xff\n{"x": 1}\n""\n"b"\n')
     code, out, err = batch(*dry)
     assert (code, out, server.asked) == (2, "", [])
@@ -177,7 +169,6 @@ FILTERED, GONE = faults.error("content_filter"), faults.reset_before_headers
 def test_the_exit_code_says_why_lines_failed(
     server: Api, batch: Run, replies: list[Reply], prompts: list[str], code: int, kinds: dict[str, int]
 ) -> None:
-    """If all failures have one reason, the code is that of the reason; the summary counts them by kind."""
     server.plan(*replies)
     ask(*prompts)
     found, _, err = batch("--summary", "summary.md", "--concurrency", "1")
@@ -204,7 +195,6 @@ run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=8, given={}
 def test_a_broken_off_batch_sends_only_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:
-    """After Ctrl-C or kill -9 in a batch, no answered prompt is sent again."""
     monkeypatch.chdir(tmp_path)
     ask(*(f"{n:04}" for n in range(200)))
     child = subprocess.Popen([sys.executable, "-c", BREAKS], stderr=subprocess.PIPE, text=True)
@@ -239,7 +229,6 @@ def test_a_broken_off_batch_sends_only_what_is_missing(
 def test_wrong_usage_is_reported_before_anything_is_sent(
     server: Api, run: Run, words: tuple[str, ...], message: str
 ) -> None:
-    """The message names the options or the file; an output file of another kind is unchanged."""
     ask("a")
     Path("notes").write_text("my notes\n")
     code, _, err = run("run", "t", *words)
@@ -252,7 +241,6 @@ def test_wrong_usage_is_reported_before_anything_is_sent(
 def test_it_shows_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
 ) -> None:
-    """A terminal shows a bar, other outputs a line every few seconds: answered, failed, spent."""
     ask(*(str(n) for n in range(5)), "bad")
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
@@ -266,7 +254,6 @@ def test_it_shows_how_far_it_is(
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    """Neither prompts nor answers are kept in memory."""
     text, prompts = "x" * 4000, tmp_path / "in.jsonl"
     prompts.write_text("".join(f'"{number} {text}"\n' for number in range(300)))
     answer: Answer[Any] = Answer(
@@ -285,6 +272,5 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_ends_it_with_what_to_do() -> None:
-    """The error names the file and the system's reason."""
     with FileIO("/dev/full", "a") as full, pytest.raises(ConfigError, match="cannot write /dev/full: No space left"):
         append(full, (1, "x"), RateLimitError("no"))

@@ -44,7 +44,6 @@ def change_store(statement: str, *values: str) -> None:
 
 
 def test_run_answers_from_the_cache(run: Run, a: Api) -> None:
-    """The second run sends nothing and counts a saving; the cache modes and their short form work."""
     assert run("run", "t", "hi")[1] == "kept\n"
     assert run("run", "t", "hi", "--cache", "only")[1] == "kept\n"
     assert len(a.asked) == 1
@@ -57,7 +56,6 @@ def test_run_answers_from_the_cache(run: Run, a: Api) -> None:
 
 
 def test_stats_clear_export_and_import(run: Run, a: Api) -> None:
-    """Entries are counted by task, deleted by task or age, and restored from the exported file."""
     assert stored(run) == 0
     assert run("cache", "clear", "--yes")[0] == 0
     run("run", "t", "one")
@@ -96,7 +94,6 @@ WRONG_LINES = {
 
 
 def test_a_wrong_file_is_not_imported(run: Run, a: Api) -> None:
-    """Each wrong line is named with its problem, and nothing of the file is imported."""
     run("run", "t", "one")
     run("cache", "export", FILE)
     run("cache", "clear", "--yes")
@@ -111,7 +108,6 @@ def test_a_wrong_file_is_not_imported(run: Run, a: Api) -> None:
 
 
 def test_an_export_is_read_by_its_lines(run: Run, a: Api) -> None:
-    """Unicode line separators are kept inside an answer, and lines may end in CR LF."""
     text, file = "one\x85two\u2028three\u2029four\x0bfive\x1csix", Path(FILE)
     a.plan(faults.good(text))
     run("run", "t", "hi")
@@ -126,7 +122,6 @@ def test_an_export_is_read_by_its_lines(run: Run, a: Api) -> None:
 
 @pytest.mark.usefixtures("a")
 def test_clear_asks_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is deleted without a yes; an invalid age is an error."""
     run("run", "t", "one")
     monkeypatch.setattr("typer.confirm", lambda *_, **__: sys.exit(1))
     assert (run("cache", "clear")[0], stored(run)) == (1, 1)
@@ -137,7 +132,6 @@ def test_clear_asks_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_vectors_and_the_digest_of_a_local_model_travel_along(
     run: Run, project: Make, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After an import, answers of a local model are found without its server, and so are vectors."""
     project(models={"a": model("ollama", make("o", faults.good("local")))})
     run("run", "t", "hi")
     with LLMManager() as llm:
@@ -154,7 +148,6 @@ def test_vectors_and_the_digest_of_a_local_model_travel_along(
 
 
 def test_an_export_holds_no_prompt_and_no_secret(run: Run, a: Api) -> None:
-    """Entries that look like a secret are skipped and listed with the secret masked; --force writes them."""
     run("run", "t", "the plan of the prompt")
     a.plan(faults.good("Use --password=changeme1234 here."))
     run("run", "t", "how do I log in?")
@@ -169,7 +162,6 @@ def test_an_export_holds_no_prompt_and_no_secret(run: Run, a: Api) -> None:
 
 @pytest.mark.usefixtures("a")
 def test_what_has_expired_is_not_counted_and_a_broken_store_is_an_error(run: Run) -> None:
-    """Expired answers are neither counted nor exported; a broken store is an error with its fix."""
     run("run", "t", "one")
     change_store("UPDATE Cache SET expire_time = 1")
     assert stored(run) == 0
@@ -181,7 +173,6 @@ def test_what_has_expired_is_not_counted_and_a_broken_store_is_an_error(run: Run
 
 
 def test_an_impossible_row_is_refused_and_is_a_miss(run: Run, a: Api) -> None:
-    """It is not imported; if it is in the store, it is a miss, and sums work."""
     run("run", "t", "one")
     run("cache", "export", FILE)
     row = json.loads(Path(FILE).read_text())
@@ -224,7 +215,6 @@ USAGES += [{**COUNTS, "estimated": 1}, {"prompt_tokens": 1}, None]
     ids=str,
 )
 def test_an_impossible_value_is_refused(good: dict[str, Any], wrong: dict[str, Any]) -> None:
-    """Money, counts, texts and numbers of a stored answer or vector must be possible."""
     read = vector_of if good is VECTOR else partial(answer_of, "t", None, None, None)
     read(good)
     with pytest.raises(ValueError, match="the row is not a"):

@@ -26,7 +26,6 @@ from testronaut_llm.records import Attempt
 def test_exit_codes_tell_failures_apart(
     project: Make, run: Run, words: str, reply: faults.Reply, code: int, kind: str
 ) -> None:
-    """`run` and `classify` have the same codes, and the summary names the kind."""
     project(reply)
     found, out, err = run(*words.split(), "--summary", "summary.md")
     assert (found, out) == (code, ""), err
@@ -34,7 +33,6 @@ def test_exit_codes_tell_failures_apart(
 
 
 def test_a_server_that_does_not_run_is_unreachable(project: Make, run: Run) -> None:
-    """A missing Ollama is an error before anything is sent."""
     project(models={"a": {"model": "ollama/qwen3:8b", "api_base": "http://127.0.0.1:9"}})
     code, _, err = run("run", "t", "hi")
     assert (code, "no Ollama answers" in err) == (5, True), err
@@ -65,7 +63,6 @@ GONE, REFUSED, BROKEN = errors.ConnectionFailedError("x"), errors.ContentFiltere
     ],
 )
 def test_the_code_of_an_error(error: LLMError, code: int) -> None:
-    """Unreachable only if no attempt reached a server; refused if the last attempt was refused."""
     assert screen.code_of(error) == code
 
 
@@ -75,7 +72,6 @@ def server(project: Make) -> Api:
 
 
 def test_a_summary_is_appended(server: Api, run: Run) -> None:
-    """Each command adds one table with its calls, hits, cost and savings."""
     Path("summary.md").write_text("# Job\n\n")
     for _ in range(2):
         assert run("run", "t", "hi", "--summary", "summary.md")[0] == 0
@@ -91,7 +87,6 @@ def test_a_summary_is_appended(server: Api, run: Run) -> None:
 
 
 def test_a_summary_that_cannot_be_written_stops_before_anything_is_sent(server: Api, run: Run) -> None:
-    """It is wrong usage. A disk that is full at the end loses no answer."""
     code, _, err = run("run", "t", "hi", "--summary", "no/summary.md")
     assert (code, "cannot write no/summary.md" in err, server.asked) == (2, True, [])
     code, out, err = run("run", "t", "hi", "--summary", "/dev/full")

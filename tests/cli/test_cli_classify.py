@@ -19,7 +19,6 @@ def api(project: Make) -> Api:
 
 @pytest.mark.parametrize(("expect", "code"), [((), 0), (("--expect", "passed"), 0), (("--expect", "failed"), 1)])
 def test_the_label_is_printed(run: Run, api: Api, expect: tuple[str, ...], code: int) -> None:
-    """Stdout has the label, stderr its probability and cost. If it is not the expected one, the exit code is 1."""
     found, out, err = run("classify", "t", "-", *LABELS, *expect, stdin="All is well.")
     assert (found, out) == (code, "passed\n")
     assert "passed 94%, failed 6% (by votes, 2 answers), $" in err
@@ -27,7 +26,6 @@ def test_the_label_is_printed(run: Run, api: Api, expect: tuple[str, ...], code:
 
 
 def test_a_label_is_taken_without_its_outer_spaces(run: Run, api: Api) -> None:
-    """This holds for --label and --expect, and one answer is `1 answer`."""
     words = ("--label", " passed = fine", "--label", "failed ", "--expect", "passed ", "--votes", "1")
     code, out, err = run("classify", "t", "hi", *words)
     assert (code, out, "(by votes, 1 answer), $" in err) == (0, "passed\n", True), err
@@ -36,7 +34,6 @@ def test_a_label_is_taken_without_its_outer_spaces(run: Run, api: Api) -> None:
 
 @pytest.mark.usefixtures("api")
 def test_json_holds_everything(run: Run) -> None:
-    """The JSON has probabilities, votes, answers, and the verdict of each model."""
     found = json.loads(run("classify", "t", "hi", *LABELS, "--votes", "1", "--json")[1])
     assert (found["label"], found["method"], found["votes"]) == ("passed", "votes", {"passed": 1, "failed": 0})
     assert sum(found["probabilities"].values()) == pytest.approx(1)
@@ -54,6 +51,5 @@ def test_json_holds_everything(run: Run) -> None:
     ],
 )
 def test_wrong_labels_are_one_message(run: Run, api: Api, arguments: tuple[str, ...], words: str) -> None:
-    """The exit code is 2, and nothing is sent."""
     code, out, err = run("classify", "t", "hi", *arguments)
     assert (code, out, words in err, api.bodies) == (2, "", True, []), err

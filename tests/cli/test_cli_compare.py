@@ -21,7 +21,6 @@ def compare(project: Make, make: Make, run: Run) -> Run:
 
 
 def test_answers_stand_side_by_side(compare: Run) -> None:
-    """It shows each model's answer, their agreement, and cost and time; the same as JSON."""
     code, out, err = compare("Is it so?", "--models", "a, b")
     assert (code, "this run cost $0.000048\n" in err) == (0, True)
     lines = out.splitlines()
@@ -43,14 +42,12 @@ def test_answers_stand_side_by_side(compare: Run) -> None:
     ],
 )
 def test_agreement_is_said_in_words(compare: Run, make: Make, a: str, b: str, says: str) -> None:
-    """The agreement of the answers is shown, with the values that differ."""
     make("a", faults.good(a))
     make("b", faults.good(b))
     assert says in compare("?", "-m", "a,b")[1]
 
 
 def test_a_file_of_prompts(compare: Run, make: Make) -> None:
-    """Each line of a JSONL file is a prompt: a string, messages, or an object with either."""
     turns = [{"role": "user", "content": "four"}]
     lines = ['"one\u2028half"', '{"prompt": "two", "id": 7}', "", json.dumps(turns), json.dumps({"prompt": turns})]
     Path("prompts.jsonl").write_text("\n".join(lines), "utf-8")
@@ -61,7 +58,6 @@ def test_a_file_of_prompts(compare: Run, make: Make) -> None:
 
 
 def test_a_schema_is_judged(compare: Run, make: Make) -> None:
-    """It shows the share of answers that match the schema, and the error of the other one."""
     Path("schema.json").write_text(json.dumps(SCHEMA))
     make("a", faults.good('{"a": 1}'))
     make("b", faults.good('{"a": "no"}'))
@@ -71,7 +67,6 @@ def test_a_schema_is_judged(compare: Run, make: Make) -> None:
 
 
 def test_one_failure_is_shown_all_are_an_exit_code(compare: Run, make: Make) -> None:
-    """One answer is a success; without any, the exit code is that of failed models."""
     make("b", faults.error("authentication"))
     code, out, _ = compare("?", "-m", "a,b")
     assert (code, "b\tfailed (" in out) == (0, True)
@@ -91,7 +86,6 @@ def test_one_failure_is_shown_all_are_an_exit_code(compare: Run, make: Make) -> 
     ],
 )
 def test_what_is_wrong_is_named(compare: Run, words: str, text: str, says: str) -> None:
-    """Wrong usage is explained, and a wrong line of a file is named by its number."""
     Path("p.jsonl").write_text(text)
     code, out, err = compare(*words.split())
     assert (code, out, says in err) == (2, "", True), err

@@ -43,7 +43,6 @@ def words_of(text: str) -> str:
 @pytest.mark.usefixtures("api", "on_terminal")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_terminal_shows_the_model_and_the_seconds(run: Run, command: str) -> None:
-    """They are shown while a model works and erased before the result; stdout holds only the result."""
     code, out, err = run(*command.split())
     shown, _, after = err.rpartition(SHOW_CURSOR)
     assert (code, COMMANDS[command] in out, "\x1b" in out) == (0, True, False)
@@ -70,7 +69,6 @@ def test_a_stream_is_its_own_progress(run: Run, api: Api) -> None:
 
 @pytest.mark.usefixtures("on_terminal")
 def test_an_error_ends_the_display_first(run: Run, api: Api) -> None:
-    """The display is erased before the message is written."""
     api.plan(faults.late(0.3, faults.error("authentication")))
     code, out, err = run("run", "t", "hi")
     shown, _, after = err.rpartition(SHOW_CURSOR)
@@ -79,7 +77,6 @@ def test_an_error_ends_the_display_first(run: Run, api: Api) -> None:
 
 
 def test_ctrl_c_ends_the_display(api: Api) -> None:
-    """The cursor is shown again, the exit code is 130, and there is no traceback."""
     api.plan(faults.silent)
     outer, inner = pty.openpty()
     code = "from testronaut_llm.cli import main; main()"
@@ -104,7 +101,6 @@ def test_ctrl_c_ends_the_display(api: Api) -> None:
 
 @pytest.mark.usefixtures("tiny_offered", "api", "on_terminal")
 def test_the_first_load_of_a_local_model_says_so(run: Run) -> None:
-    """The first call starts the process of an embedded model, and the display says so."""
     run("models", "pull", f"embedded/{TINY}")
     err = run("run", "t", "hi", "--model", f"embedded/{TINY}", "--max-tokens", "400")[2]
     assert f"loading embedded/{TINY}: 0 s" in err
@@ -112,7 +108,6 @@ def test_the_first_load_of_a_local_model_says_so(run: Run) -> None:
 
 @pytest.mark.usefixtures("on_terminal")
 def test_messages_stand_above_the_display(capsys: pytest.CaptureFixture[str]) -> None:
-    """Messages of all libraries do; a bar draws each new note at once, and equal waits share a line."""
     with screen.standard_streams(), progress.progress("a model") as report:
         report(Progress(note="pulling", total=2))
         print("a \x07 message", file=sys.stderr)  # noqa: T201 - as another library would

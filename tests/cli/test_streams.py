@@ -80,7 +80,6 @@ LOCALES = (
 
 @pytest.mark.parametrize("locale", LOCALES, ids=str)
 def test_an_answer_goes_into_a_pipe_unchanged(shell: Shell, locale: dict[str, str]) -> None:
-    """It is byte for byte the UTF-8 text in any locale; a prompt is read the same way, without its mark."""
     done = shell("run t - --cache only", stdin="\ufeffcaf\u00e9?".encode(), **locale)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{ANSWER}\n".encode()
@@ -88,7 +87,6 @@ def test_an_answer_goes_into_a_pipe_unchanged(shell: Shell, locale: dict[str, st
 
 
 def test_json_says_the_same_and_holds_no_control_character(shell: Shell) -> None:
-    """Control characters are JSON escapes, in a pipe as on a terminal."""
     done = shell("run t hi --json")
     assert json.loads(done.stdout)["text"] == ANSWER
     assert controls(done.stdout.decode()) == set()
@@ -116,7 +114,6 @@ FULL, CLOSED = b"No space left on device", b"Bad file descriptor"
 def test_a_stdout_that_takes_nothing_is_one_line(
     shell: Shell, words: str, code: int, says: bytes, unbuffered: str
 ) -> None:
-    """A closed reader is no failure; a full disk or a closed stream is one line and exit code 1."""
     done = shell(words, PYTHONUNBUFFERED=unbuffered)
     own = re.compile(rb"Ollama|^from | tokens, ")  # the command's own messages
     told = [line for line in done.stderr.splitlines() if not own.search(line)]
@@ -126,7 +123,6 @@ def test_a_stdout_that_takes_nothing_is_one_line(
 
 
 def test_what_was_paid_is_not_lost(shell: Shell, api: Endpoint) -> None:
-    """The line names where the answer is; the same command prints it without a request."""
     done = shell("run t new > /dev/full")
     assert b"the answer is in the cache" in done.stderr
     assert done.stderr.count(b"\n") == 1
@@ -138,7 +134,6 @@ def test_what_was_paid_is_not_lost(shell: Shell, api: Endpoint) -> None:
 
 @pytest.mark.parametrize("to", ["2> /dev/full", "2>&-", "2> >(true)"])
 def test_a_stderr_that_takes_nothing_changes_nothing(shell: Shell, to: str) -> None:
-    """Messages are dropped, and the result is the same."""
     done = shell(f"run t hi {to}")
     assert (done.returncode, done.stdout) == (0, f"{ANSWER}\n".encode())
 
@@ -152,7 +147,6 @@ def test_a_stderr_that_takes_nothing_changes_nothing(shell: Shell, to: str) -> N
     ],
 )
 def test_a_stdin_that_gives_no_text_is_reported(shell: Shell, words: str, stdin: bytes, says: str) -> None:
-    """The message names stdin, the line and the byte."""
     done = shell(words, stdin=stdin)
     assert done.returncode == 2
     assert says in done.stderr.decode()
@@ -196,7 +190,6 @@ def on_terminal(command: list[str]) -> str:
     ids=lambda words: " ".join(map(visible, words)),
 )
 def test_nothing_on_a_terminal_holds_a_control_character(words: list[str]) -> None:
-    """Answers, tables, errors and names are shown escaped."""
     shown = on_terminal([sys.executable, "-c", PROGRAM, *words])
     assert "Traceback" not in shown
     assert shown.strip()
@@ -207,7 +200,6 @@ def test_nothing_on_a_terminal_holds_a_control_character(words: list[str]) -> No
 def test_names_of_a_strangers_file_and_errors_of_a_server_are_escaped(
     shell: Shell, api: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Messages are escaped in a pipe, too; only an answer is written there unchanged."""
     body = json.dumps({"error": {"message": f"no {NASTY} and [bold red]markup[/]", "type": "x"}}).encode()
     api.plan(faults.raw(400, body))
     name = "\x1b[2Jm\u202e"
@@ -226,7 +218,6 @@ def test_names_of_a_strangers_file_and_errors_of_a_server_are_escaped(
 
 
 def test_visible_leaves_text_alone() -> None:
-    """Letters of every script, joined emoji, newline and tab are unchanged; escapes are those of JSON."""
     plain = "a\tb\n\u00e9\u4e2d\u05d0\U0001f468\u200d\U0001f469"
     assert visible(plain) == plain
     assert json.loads(f'"{visible(NASTY)}"') == NASTY
