@@ -26,16 +26,6 @@ Edit = Callable[[str, str], None]
 
 
 @pytest.mark.usefixtures("tiny_offered")
-def test_models_are_pulled_and_removed(run: Run) -> None:
-    assert "embedded/smollm2-135m\t98,362,432\tnot stored" in run("models", "list")[1]
-    assert json.loads(run("models", "list", "--json")[1])["stored"] == []
-    code, _, err = run("models", "pull", "embedded/tiny-random")
-    assert (code, "sha256" in err) == (0, True)
-    assert "embedded/tiny-random\t340,352\tstored" in run("models", "list")[1]
-    assert run("models", "remove", "embedded/tiny-random")[0] == 0
-
-
-@pytest.mark.usefixtures("tiny_offered")
 def test_pull_and_remove_take_a_name_of_the_file(run: Run, edit: Edit, server: FaultServer) -> None:
     """They take aliases as `verify` and `bench` do: of an embedded model, and of a server in the file."""
     asked = server.plan("o", faults.raw(200, b'{"status": "success"}\n', "application/x-ndjson"))
@@ -72,17 +62,20 @@ def test_models_list_shows_each_server_of_the_file(run: Run, edit: Edit, server:
     assert [(one["server"], one["name"]) for one in said["ollama"]] == [(there, "far:1b")]
 
 
-def test_a_file_of_this_disk_is_pulled(run: Run, tmp_path: Path, tiny_gguf: Path) -> None:
+def test_a_file_of_this_disk_is_pulled_listed_and_removed(run: Run, tmp_path: Path, tiny_gguf: Path) -> None:
     mine, other = tmp_path / "My Model #1.GGUF", tmp_path / "m.gguf"
     shutil.copy(tiny_gguf, mine)
+    assert "embedded/smollm2-135m\t98,362,432\tnot stored" in run("models", "list")[1]
     code, _, err = run("models", "pull", mine.as_uri(), "--name", "my-model")
-    assert code == 0
-    assert "embedded/my-model: 340,352 bytes, sha256 " in err
+    assert (code, "embedded/my-model: 340,352 bytes, sha256 " in err) == (0, True)
     assert mine.read_bytes() == tiny_gguf.read_bytes() == ModelStore().path("my-model").read_bytes()
     other.write_bytes(b"<html>")
     assert run("models", "pull", other.as_uri())[0] == run("models", "pull", (tmp_path / "no.gguf").as_uri())[0] == 1
     assert other.read_bytes() == b"<html>"
-    assert [one.name for one in ModelStore().list()] == ["my-model"]
+    assert "embedded/my-model\t340,352\tstored" in run("models", "list")[1]
+    assert [one["name"] for one in json.loads(run("models", "list", "--json")[1])["stored"]] == ["my-model"]
+    assert run("models", "remove", "embedded/my-model")[0] == 0
+    assert ModelStore().list() == ()
 
 
 @pytest.mark.usefixtures("tiny_offered")

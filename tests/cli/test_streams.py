@@ -1,4 +1,4 @@
-"""The standard streams: UTF-8 in and out, no terminal control codes, and a clear message at each failure."""
+"""The standard streams: UTF-8, no control codes, a message at each failure; waits are shown on a terminal only."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ from pathlib import Path
 import faults
 import pytest
 from fault_server import Endpoint, FaultServer
+from fixtures_local import TINY
+from manager_kit import Api, Make, Run
 
 from testronaut_llm import LLMManager
+from testronaut_llm.cli import progress, screen
+from testronaut_llm.local.download import Progress
 from testronaut_llm.support.text import visible
 
 NASTY = "\x1b]0;title\x07\x1b[2J\x9b31m\x00\x08\x7f\r\u202eevil\u2066\u200f\u061c\u2028\ud800"
@@ -144,7 +148,7 @@ def test_a_stdin_that_gives_no_text_is_reported(shell: Shell, words: str, stdin:
     assert says in done.stderr.decode()
 
 
-def on_terminal(*words: str, during: Callable[[subprocess.Popen[bytes]], object] = bool) -> tuple[int, str]:
+def in_terminal(*words: str, during: Callable[[subprocess.Popen[bytes]], object] = bool) -> tuple[int, str]:
     """Runs `testronaut-llm WORDS` on a terminal; `during` is called at each piece of its output."""
     main, side = pty.openpty()
     given = {**os.environ, "COLUMNS": "200", "TERM": "xterm"}
@@ -175,7 +179,7 @@ def on_terminal(*words: str, during: Callable[[subprocess.Popen[bytes]], object]
     ids=lambda words: " ".join(map(visible, words)),
 )
 def test_nothing_on_a_terminal_holds_a_control_character(words: list[str]) -> None:
-    _, shown = on_terminal(*words)
+    _, shown = in_terminal(*words)
     assert "Traceback" not in shown
     assert shown.strip()
     assert words != ["--help"] or visible("\x1b") not in shown, "nor does it say so of what is ours"
@@ -192,7 +196,7 @@ def test_ctrl_c_ends_the_display(api: Endpoint) -> None:
         if api.requests and not interrupted:  # the display is drawn some times a second
             interrupted.append(process.send_signal(signal.SIGINT))
 
-    code, shown = on_terminal("run", "t", "never answered", during=interrupt)
+    code, shown = in_terminal("run", "t", "never answered", during=interrupt)
     last = re.sub(r"\x1b\[\d*[AK]", "", shown.rpartition("\x1b[?25h")[2]).strip()
     assert (code, last.startswith("this run cost $0.0"), "\n" in last) == (130, True, False)
 
@@ -211,7 +215,7 @@ def test_names_of_a_strangers_file_and_errors_of_a_server_are_escaped(
     assert b"[bold red]markup[/]" in done.stderr
     assert controls(done.stderr.decode()) == set()
     for words in ("check", "config show", "spend"):
-        assert controls(on_terminal(*words.split())[1]) == set(), words
+        assert controls(in_terminal(*words.split())[1]) == set(), words
     text["models"]["x"] = {"model": "openai/x", f"api{name}": 1}
     (tmp_path / "llm.yaml").write_text(json.dumps(text))
     assert controls(shell("config show").stderr.decode()) == set()
@@ -223,3 +227,71 @@ def test_visible_leaves_text_alone() -> None:
     assert json.loads(f'"{visible(NASTY)}"') == NASTY
     assert controls(visible(NASTY)) == set()
     assert visible(visible(NASTY)) == visible(NASTY)
+
+
+ASKING, SHOW_CURSOR = "asking a (openai/", "\x1b[?25h"
+COMMANDS = {
+    "run t hi": '{"result": "passed"}\n',
+    "classify t hi --label passed --label failed": "passed\n",
+    "compare hi --task t --models a": "agreement: fewer than two answers",
+    "run t --batch in.jsonl --out out.jsonl": "",
+}
+
+
+@pytest.fixture
+def slow(project: Make) -> Api:
+    """A slow model in a folder with an llm.yaml, and a file of prompts."""
+    server = project(faults.late(0.3, faults.good('{"result": "passed"}')), task={"cache": "off"})
+    Path("in.jsonl").write_text('"one"\n"two"\n')
+    return server
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_terminal_shows_the_model_and_the_seconds_and_a_pipe_nothing(
+    run: Run, request: pytest.FixtureRequest, command: str
+) -> None:
+    code, _, err = run(*command.split())
+    assert (code, "asking" in err, "\x1b" in err) == (0, False, False)
+    Path("out.jsonl").unlink(missing_ok=True)
+    request.getfixturevalue("on_terminal")
+    code, out, err = run(*command.split())
+    shown, _, after = err.rpartition(SHOW_CURSOR)
+    assert (code, COMMANDS[command] in out, "\x1b" in out) == (0, True, False)
+    assert (ASKING in shown, ": 0 s" in shown, ASKING in after) == (True, True, False)
+    assert progress.area.live is None
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_a_stream_is_its_own_progress(run: Run, slow: Api) -> None:
+    """A stream shows no spinner, which would overwrite its pieces."""
+    slow.plan(faults.dripping(0.0005))
+    assert ASKING not in run("run", "t", "hi", "--stream")[2]
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_an_error_ends_the_display_first(run: Run, slow: Api) -> None:
+    slow.plan(faults.late(0.3, faults.error("authentication")))
+    code, out, err = run("run", "t", "hi")
+    shown, _, after = err.rpartition(SHOW_CURSOR)
+    assert (code, out, ASKING in shown) == (1, "", True)
+    assert re.sub(r"\x1b\[\d*[AK]", "", after).strip().startswith("error (all_models_failed)")
+
+
+@pytest.mark.usefixtures("tiny_offered", "slow", "on_terminal")
+def test_the_first_load_of_a_local_model_says_so(run: Run) -> None:
+    run("models", "pull", f"embedded/{TINY}")
+    err = run("run", "t", "hi", "--model", f"embedded/{TINY}", "--max-tokens", "400")[2]
+    assert f"loading embedded/{TINY}: 0 s" in err
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_messages_stand_above_the_display(capsys: pytest.CaptureFixture[str]) -> None:
+    with screen.standard_streams(), progress.progress("a model") as report:
+        report(Progress(note="pulling", total=2))
+        print("a \x07 message", file=sys.stderr)  # noqa: T201 - as another library would
+    err = capsys.readouterr().err
+    assert err.index("pulling") < err.index("a \\u0007 message\n")
+    with progress.progress("x", "seconds"), progress.progress("x", "seconds"):
+        pass
+    assert "x, 2 requests: " in capsys.readouterr().err
