@@ -78,6 +78,7 @@ def test_route_shows_every_candidate(run: Run, api: Endpoint) -> None:
     assert not api.requests
     candidates = json.loads(run("route", "cli_analysis", "hi", "--json")[1])["candidates"]
     assert [one["kept"] for one in candidates] == [True, False]
+    assert run("route", "cli_analysis", "-m", "openai/no-such-model")[1].splitlines()[1].split("\t")[2:4] == ["?", "?"]
     assert "; does not take temperature" in run("route", "cli_analysis", "--params", "-m", "openai/gpt-6-luna")[1]
 
 

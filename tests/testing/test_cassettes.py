@@ -47,7 +47,6 @@ def recorded(tmp_path: Path, echo: Endpoint) -> Path:
 
 
 async def test_replays_by_body_in_any_order_from_threads_and_tasks(recorded: Path, echo: Endpoint) -> None:
-    """Each prompt gets its own answer, in any order and with any client, and the server gets no request."""
     echo.requests.clear()
     with use_cassette(recorded):
         assert [_ask(text) for text in ("three", "one", "two")] == ["three", "one", "two"]
@@ -62,7 +61,6 @@ async def test_replays_by_body_in_any_order_from_threads_and_tasks(recorded: Pat
 
 
 def test_another_request_misses_at_once_with_the_difference(recorded: Path) -> None:
-    """A changed word is a miss, shown beside the nearest recording; so is the same body at another URL."""
     with use_cassette(recorded, play_all=False), pytest.raises(CassetteMissError) as miss:
         _ask("twos")
     assert '- "prompt": "two"\n+ "prompt": "twos"' in str(miss.value)
@@ -75,7 +73,6 @@ def test_another_request_misses_at_once_with_the_difference(recorded: Path) -> N
 
 
 def test_a_recording_answers_once(recorded: Path) -> None:
-    """A repeated request is a miss that says so, also if two threads saw the recording free."""
     request = Request("POST", f"{DEAD}/v1/chat", b'{"n": 1, "prompt": "two"}', {})
     with use_cassette(recorded, play_all=False) as cassette:
         _ask("one")
@@ -88,7 +85,6 @@ def test_a_recording_answers_once(recorded: Path) -> None:
 
 
 def test_a_long_diff_is_cut_and_a_body_that_is_no_json_is_compared_as_text(tmp_path: Path, echo: Endpoint) -> None:
-    """The message is short for any bodies."""
     plain, binary = tmp_path / "plain.yaml", tmp_path / "binary.yaml"
     with use_cassette(plain, mode="once"):
         _post(echo.url, content=b"a plain text")
@@ -104,7 +100,6 @@ def test_a_long_diff_is_cut_and_a_body_that_is_no_json_is_compared_as_text(tmp_p
 
 
 def test_ignored_fields_may_differ_and_no_others(recorded: Path, tmp_path: Path, echo: Endpoint) -> None:
-    """A named field is ignored in the match, also in each item of a list; no other is."""
     with use_cassette(recorded, ignored=("options.num_ctx", "truncate"), play_all=False):
         assert _ask("one", truncate=False) == "one"
         with pytest.raises(CassetteMissError, match="keep_alive"):
@@ -122,7 +117,6 @@ def test_ignored_fields_may_differ_and_no_others(recorded: Path, tmp_path: Path,
 
 
 def test_once_never_adds_to_an_existing_file(recorded: Path, echo: Endpoint) -> None:
-    """A new request is a miss in the mode `once`; only `refresh` records it."""
     with use_cassette(recorded, mode="once", play_all=False), pytest.raises(CassetteMissError):
         _ask("four", echo.url)
     with use_cassette(recorded, mode="refresh", recorded_from="a later echo server"):
@@ -155,7 +149,6 @@ def test_what_fails_or_holds_a_secret_is_not_kept(tmp_path: Path, server: FaultS
 
 
 def test_says_where_it_came_from(tmp_path: Path, echo: Endpoint) -> None:
-    """A recording without a note names the host that answered; a file without a note is refused."""
     path = tmp_path / "noted.yaml"
     with use_cassette(path, mode="once"):
         _ask("one", echo.url)
@@ -203,7 +196,6 @@ JSON = st.recursive(
 @given(JSON.map(lambda value: json.dumps(value).encode()) | st.binary())
 @settings(max_examples=30, deadline=None)
 def test_every_body_survives_the_file(body: bytes) -> None:
-    """Any JSON is equal after the YAML, with its keys in order, and other bodies are equal byte for byte."""
     back = field_to_body(from_yaml(to_yaml(body_to_field(body))))
     assert back == body or json.dumps(json.loads(back)) == json.dumps(json.loads(body))
 

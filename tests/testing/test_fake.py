@@ -58,7 +58,6 @@ def priced(tmp_path: Path) -> FakeLLM:
 
 
 def test_a_text_is_answered_and_the_call_is_kept(llm: FakeLLM, llm_network: NetworkGuard) -> None:
-    """The rule's text is returned as an Answer, and the test can read the call. Nothing is sent or written."""
     llm.reply("It lists files.")
     with llm:
         answer = llm.complete("cli_analysis", "What does ls do?", system="Be brief.", max_tokens=50)
@@ -71,7 +70,6 @@ def test_a_text_is_answered_and_the_call_is_kept(llm: FakeLLM, llm_network: Netw
 
 
 def test_the_last_rule_that_fits_goes_first(llm: FakeLLM) -> None:
-    """Rules match a task, a model or a prompt. Answers are used in order, the last repeats; functions get the call."""
     llm.reply("general")
     llm.reply("about tar", prompt=r"\btar\b")
     llm.reply("analysis", task="cli_analysis", prompt="git")
@@ -84,7 +82,6 @@ def test_the_last_rule_that_fits_goes_first(llm: FakeLLM) -> None:
 
 
 def test_an_answer_for_a_schema_is_parsed_and_a_wrong_one_is_repaired_once(llm: FakeLLM) -> None:
-    """An instance, a list of them or plain JSON is `.parsed`; check and repair are the real ones."""
     plain = {"name": "tar", "options": []}
     for said, schema, parsed in (
         (LS, Command, LS),
@@ -104,7 +101,6 @@ def test_an_answer_for_a_schema_is_parsed_and_a_wrong_one_is_repaired_once(llm: 
 
 
 def test_an_error_is_retried_and_falls_back_with_its_price(priced: FakeLLM) -> None:
-    """Retries, fallback, attempts and cost are those of the user's own llm.yaml."""
     priced.reply("from the second", model="small")
     priced.reply(FakeAnswer(text="", usage=Usage(prompt_tokens=1000)), model="big")
     answer = priced.complete("judge", "?")
@@ -116,7 +112,6 @@ def test_an_error_is_retried_and_falls_back_with_its_price(priced: FakeLLM) -> N
 
 
 def test_all_rules_of_routing_hold(priced: FakeLLM) -> None:
-    """Models need no key or server; a private task is still local, and an unknown one an error."""
     priced.reply("here")
     for task, model in {"private": "local", "anywhere": "cloud", "default": "small"}.items():
         assert priced.complete(task, "?").model == model
@@ -134,21 +129,18 @@ def test_all_rules_of_routing_hold(priced: FakeLLM) -> None:
     ],
 )
 def test_finish_reason_and_delay_can_be_given(priced: FakeLLM, said: FakeAnswer, error: type[LLMError]) -> None:
-    """A cut answer is truncation, a withheld one a filter, a late one a time-out."""
     priced.reply(said)
     with pytest.raises(error):
         priced.complete("default", "?", deadline=0.1 if said.delay else 9)
 
 
 def test_no_rule_stops_with_the_line_to_add(llm: FakeLLM) -> None:
-    """A prompt without a rule is an error of the test, with the line to add; no fallback is tried."""
     with pytest.raises(NoRuleError, match=r"add one: llm\.reply"):
         llm.complete("cli_analysis", "unexpected")
     assert len(llm.calls) == 1
 
 
 async def test_streams_come_in_pieces_and_async_does_the_same(llm: FakeLLM) -> None:
-    """A stream returns the text in words; every call has its async form, with the same rules."""
     llm.reply(" one two  three\n")
     with llm.stream(None, "?") as stream:
         assert list(stream) == [" ", "one ", "two  ", "three\n"]
@@ -161,7 +153,6 @@ async def test_streams_come_in_pieces_and_async_does_the_same(llm: FakeLLM) -> N
 
 
 def test_embeddings_are_made_from_the_text_or_given(llm: FakeLLM) -> None:
-    """Equal texts have equal vectors, other texts other ones; a rule may give the vector."""
     llm.reply("")
     first, second, again = llm.embed(None, ["list", "remove", "list"]).vectors
     assert first == again != second

@@ -24,7 +24,6 @@ CASES.remove(("anthropic", "embed"))
 
 @pytest.fixture
 def trap(server: FaultServer) -> Endpoint:
-    """A real server that would answer."""
     return server.plan("trap", faults.good())
 
 
@@ -33,7 +32,6 @@ def trap(server: FaultServer) -> Endpoint:
 async def test_a_miss_is_a_miss_and_sends_nothing(
     wire: str, call: str, trap: Endpoint, tmp_path: Path, llm_network: NetworkGuard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With an empty cassette each call is one CassetteMissError: no retry, no second model, no connection."""
     before = trap.connections
     monkeypatch.setattr("testronaut_llm.local.ollama_models.ollama_missing", lambda _: None)
     async with manager({name: model(wire, trap.url) for name in ("first", "second")}) as llm:

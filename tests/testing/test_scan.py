@@ -41,7 +41,6 @@ CLEAN = [
 
 
 def test_a_planted_leak_is_found_and_ordinary_text_is_clean() -> None:
-    """Each pattern is found within a line, with its kind and line; ordinary text of recordings is not."""
     for kind, text in ((kind, text) for kind, texts in PLANTED.items() for text in texts):
         found = leaks(f"first line\nbefore {text} after\n", {})
         assert any(one.startswith(f"line 2: {kind}: ") for one in found), text
@@ -54,7 +53,6 @@ def test_a_planted_leak_is_found_and_ordinary_text_is_clean() -> None:
 
 @pytest.mark.parametrize("form", ["p@ss/word-77", "p%40ss%2Fword-77", base64.b64encode(b"p@ss/word-77").decode()])
 def test_the_value_of_a_key_variable_is_found(form: str) -> None:
-    """A key of the environment is found plain, URL-quoted or in base64, and is not shown."""
     environ = {"ACME_API_KEY": "p@ss/word-77", "PATH": "/bin", "X_TOKEN": "b"}
     assert leaks(f"a\nb {form}\n", environ) == ["line 2: value of a variable: ACME_API_KEY"]
 
