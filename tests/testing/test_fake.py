@@ -10,11 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from testronaut_llm import (
-    AllModelsFailedError,
     ContentFilteredError,
-    LLMError,
     LLMTimeoutError,
-    OutputInvalidError,
     OutputTruncatedError,
     RateLimitError,
     UnknownTaskError,
@@ -82,11 +79,10 @@ def test_the_last_rule_that_fits_goes_first(llm: FakeLLM) -> None:
 
 
 def test_an_answer_for_a_schema_is_parsed_and_a_wrong_one_is_repaired_once(llm: FakeLLM) -> None:
-    plain = {"name": "tar", "options": []}
     for said, schema, parsed in (
         (LS, Command, LS),
         ([LS, LS], list[Command], [LS, LS]),
-        (plain, Command, Command(**plain)),
+        (LS.model_dump(), Command, LS),
     ):
         llm.reply(said)
         assert llm.complete(None, "?", schema=schema).parsed == parsed
@@ -94,10 +90,6 @@ def test_an_answer_for_a_schema_is_parsed_and_a_wrong_one_is_repaired_once(llm: 
     llm.reply("no json", LS)
     answer = llm.complete(None, "?", schema=Command)
     assert (answer.parsed, len(answer.attempts)) == (LS, 2)
-    llm.reply("never json")
-    with pytest.raises(AllModelsFailedError) as failed:
-        llm.complete(None, "?", schema=Command)
-    assert isinstance(failed.value.last, OutputInvalidError)
 
 
 def test_an_error_is_retried_and_falls_back_with_its_price(priced: FakeLLM) -> None:
@@ -120,18 +112,15 @@ def test_all_rules_of_routing_hold(priced: FakeLLM) -> None:
     assert [one.alias for one in priced.route("judge", "?").kept] == ["big", "small"]
 
 
-@pytest.mark.parametrize(
-    ("said", "error"),
-    [
+def test_finish_reason_and_delay_can_be_given(priced: FakeLLM) -> None:
+    for said, error in (
         (FakeAnswer(text="cut", finish_reason="length"), OutputTruncatedError),
         (FakeAnswer(text="no", finish_reason="content_filter"), ContentFilteredError),
         (FakeAnswer(text="too late", delay=0.6), LLMTimeoutError),
-    ],
-)
-def test_finish_reason_and_delay_can_be_given(priced: FakeLLM, said: FakeAnswer, error: type[LLMError]) -> None:
-    priced.reply(said)
-    with pytest.raises(error):
-        priced.complete("default", "?", deadline=0.1 if said.delay else 9)
+    ):
+        priced.reply(said)
+        with pytest.raises(error):
+            priced.complete("default", "?", deadline=0.1 if said.delay else 9)
 
 
 def test_no_rule_stops_with_the_line_to_add(llm: FakeLLM) -> None:
