@@ -133,7 +133,7 @@ def test_an_error_without_an_attempt_of_its_own_has_the_code_of_the_earlier_ones
     assert screen.code_of(errors.InvalidRequestError("x", model="a")) == 1
 
 
-def test_a_summary_is_appended(api: Api, run: Run) -> None:
+def test_a_summary_is_appended_and_a_full_disk_loses_no_answer(api: Api, run: Run) -> None:
     Path("summary.md").write_text("# Job\n\n")
     for _ in range(2):
         assert run("run", "t", "hi", "--summary", "summary.md")[0] == 0
@@ -146,9 +146,5 @@ def test_a_summary_is_appended(api: Api, run: Run) -> None:
         f"### `run t`\n\n{head}| 0 | 0 | 1 | $0 |\n\n{failure}"
     )
     assert len(api.asked) == 1
-
-
-@pytest.mark.usefixtures("api")
-def test_a_disk_that_is_full_at_the_end_loses_no_answer(run: Run) -> None:
     code, out, err = run("run", "t", "hi", "--summary", "/dev/full")
     assert (code, out, "cannot write /dev/full: No space left" in err) == (0, '{"result": "passed"}\n', True)

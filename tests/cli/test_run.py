@@ -207,11 +207,6 @@ def test_a_mistake_is_one_message_and_nothing_is_sent(
     assert (folder / "llm.yaml").read_text() == before
 
 
-def test_a_prompt_that_costs_more_than_its_limit_is_not_sent(run: Run, api: Endpoint) -> None:
-    code, _, err = run("run", "cli_analysis", "hi", "--max-cost", "1e-9")
-    assert (code, "max_cost" in err, api.requests) == (3, True, [])
-
-
 @pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt(), 130), (ValueError(f"a bug and {KEY}"), 1)])
 def test_nothing_ends_in_a_traceback(
     run: Run, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int

@@ -9,14 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from testronaut_llm import (
-    ContentFilteredError,
-    LLMTimeoutError,
-    OutputTruncatedError,
-    RateLimitError,
-    UnknownTaskError,
-    Usage,
-)
+from testronaut_llm import ContentFilteredError, LLMTimeoutError, OutputTruncatedError, RateLimitError, Usage
 from testronaut_llm.testing.fake import FakeAnswer, FakeLLM, NoRuleError
 from testronaut_llm.testing.network import NetworkGuard
 
@@ -25,12 +18,10 @@ version: 1
 models:
   big:   {model: openai/gpt-a, quality: 9, price: {input: 10, output: 20}}
   small: {model: "ollama/${NOT_SET}", quality: 3, price: {input: 1, output: 2}}
-  cloud: {model: azure/dep, api_base: "${AZURE_API_BASE}", api_version: v1, price: {input: 1, output: 2}}
   local: {model: embedded/smollm2-135m}
 tasks:
   judge:     {models: [big, small], strategy: as_listed, retries: 1}
   private:   {models: [big, local], private: true}
-  anywhere:  {models: [cloud]}
   default:   {models: [small]}
 """
 
@@ -79,13 +70,9 @@ def test_the_last_rule_that_fits_goes_first(llm: FakeLLM) -> None:
 
 
 def test_an_answer_for_a_schema_is_parsed_and_a_wrong_one_is_repaired_once(llm: FakeLLM) -> None:
-    for said, schema, parsed in (
-        (LS, Command, LS),
-        ([LS, LS], list[Command], [LS, LS]),
-        (LS.model_dump(), Command, LS),
-    ):
+    for said, schema in ((LS, Command), ([LS, LS], list[Command])):
         llm.reply(said)
-        assert llm.complete(None, "?", schema=schema).parsed == parsed
+        assert llm.complete(None, "?", schema=schema).parsed == said
     assert all(call.schema for call in llm.calls)
     llm.reply("no json", LS)
     answer = llm.complete(None, "?", schema=Command)
@@ -103,10 +90,8 @@ def test_an_error_is_retried_and_falls_back_with_its_price(priced: FakeLLM) -> N
 
 def test_all_rules_of_routing_hold(priced: FakeLLM) -> None:
     priced.reply("here")
-    for task, model in {"private": "local", "anywhere": "cloud", "default": "small"}.items():
+    for task, model in {"private": "local", "default": "small"}.items():
         assert priced.complete(task, "?").model == model
-    with pytest.raises(UnknownTaskError, match="judge"):
-        priced.complete("juge", "?")
     assert [one.alias for one in priced.route("judge", "?").kept] == ["big", "small"]
 
 
@@ -135,14 +120,13 @@ async def test_streams_come_in_pieces_and_async_does_the_same(llm: FakeLLM) -> N
     async with llm.astream(None, "?") as pieces:
         assert [piece async for piece in pieces] == [" ", "one ", "two  ", "three\n"]
     assert (await llm.acomplete(None, "?")).text == " one two  three\n"
-    assert (await llm.aembed(None, ["x"])).vectors == llm.embed(None, ["x"]).vectors
-    assert len(llm.calls) == 5
+    assert len(llm.calls) == 3
 
 
-def test_embeddings_are_made_from_the_text_or_given(llm: FakeLLM) -> None:
+async def test_embeddings_are_made_from_the_text_or_given(llm: FakeLLM) -> None:
     llm.reply("")
     first, second, again = llm.embed(None, ["list", "remove", "list"]).vectors
     assert first == again != second
     llm.reply(FakeAnswer(vectors=((1.0, 0.0),)))
-    assert llm.embed(None, ["list"]).vectors == ((1.0, 0.0),)
+    assert (await llm.aembed(None, ["list"])).vectors == ((1.0, 0.0),)
     assert llm.calls[-1].prompt == "list"

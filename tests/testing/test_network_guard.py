@@ -7,7 +7,6 @@ import socket
 import time
 import urllib.request
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,16 +35,11 @@ def send_a_datagram() -> None:
         sock.sendto(b"x", ("192.0.2.1", 443))
 
 
-def connect_in_a_thread() -> None:
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(connect).result()
-
-
 def look_up_on_the_event_loop() -> None:
     asyncio.run(asyncio.wait_for(asyncio.open_connection("api.example.com", 443), 60))
 
 
-@pytest.mark.parametrize("leave", [connect, send_a_datagram, connect_in_a_thread, look_up_on_the_event_loop])
+@pytest.mark.parametrize("leave", [connect, send_a_datagram, look_up_on_the_event_loop])
 def test_what_leaves_is_refused_and_noted(llm_network: NetworkGuard, leave: Callable[[], Any]) -> None:
     """It is refused before a packet is sent or a name is looked up, for any library."""
     host = "api.example.com" if leave is look_up_on_the_event_loop else "192.0.2.1"
