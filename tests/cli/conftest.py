@@ -1,14 +1,16 @@
-"""Terminals, and endpoints with a key and prices, for tests of the command line."""
+"""Terminals, folders with an `llm.yaml`, and endpoints with a key and prices, for tests of the command line."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import faults
 import pytest
 import yaml
+from fault_server import Endpoint, FaultServer
 from manager_kit import KEY, Api, Make, apis, model, prices
 
 from testronaut_llm.money.prices import PriceTable
@@ -49,3 +51,39 @@ def project(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make
         return server
 
     return enter
+
+
+@pytest.fixture
+def api(server: FaultServer) -> Endpoint:
+    return server.plan("a", faults.good("An answer."))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, api: Endpoint) -> Path:
+    """Enters a folder with an llm.yaml, which can be changed by `edit`: `good` is ready, `keyless` has no key."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MY_KEY", KEY)
+    (tmp_path / "llm.yaml").write_text(
+        f"""version: 1
+models:
+  good: {{model: openai/gpt-4o-mini, api_base: "{api.url}/v1", api_key_env: MY_KEY, price: {{input: 1, output: 2}}}}
+  keyless: {{model: anthropic/claude-haiku-4-5}}
+tasks:
+  cli_analysis: {{models: [good, keyless], retries: 0}}
+  default: {{models: [keyless], optional: true}}
+"""
+    )
+    monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
+    return tmp_path
+
+
+@pytest.fixture
+def edit(folder: Path) -> Callable[[str, str], None]:
+    """Replaces a text in the folder's `llm.yaml`."""
+
+    def edit(old: str, new: str) -> None:
+        text = (folder / "llm.yaml").read_text()
+        assert old in text
+        (folder / "llm.yaml").write_text(text.replace(old, new, 1))
+
+    return edit

@@ -8,17 +8,17 @@ import signal
 import subprocess
 import sys
 import threading
-import tracemalloc
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import faults
 import pytest
-from fault_server import Exchange, Reply
+from fault_server import Exchange
+from fixtures_local import peak_memory
 from manager_kit import Api, Make, Run
 
-from testronaut_llm import Answer, ConfigError, LLMManager, RateLimitError, Usage
+from testronaut_llm import Answer, ConfigError, RateLimitError, Usage
 from testronaut_llm.cli import progress
 from testronaut_llm.cli.batch import append, keyed, opened, run_batch
 from testronaut_llm.testing.fake import FakeLLM
@@ -34,13 +34,11 @@ def echo(exchange: Exchange) -> None:
 
 @pytest.fixture
 def server(project: Make) -> Api:
-    """A server that echoes, in a folder whose `llm.yaml` names it."""
     return project(echo, task={"cache": "off"}, budget={"per_day": 5})
 
 
 @pytest.fixture
 def batch(server: Api, run: Run) -> Run:
-    """Runs the batch of `in.jsonl`."""
     return lambda *words: run("run", "t", *BATCH, *OUT, *words)
 
 
@@ -57,7 +55,6 @@ def asked(server: Api) -> list[str]:
 
 
 def test_each_answer_is_a_line_with_the_number_of_its_prompt(batch: Run) -> None:
-    """Each form of a prompt is accepted, and blank lines count as lines."""
     ask(*(str(n) for n in range(20)), {"prompt": "object"}, [{"role": "user", "content": "messages"}])
     Path("in.jsonl").write_text("\n" + Path("in.jsonl").read_text())
     code, out, err = batch("--concurrency", "5")
@@ -68,7 +65,6 @@ def test_each_answer_is_a_line_with_the_number_of_its_prompt(batch: Run) -> None
 
 
 def test_a_failure_stops_nothing_and_is_asked_again(server: Api, batch: Run) -> None:
-    """A failure is a line with its error and exit code 1; a second run asks it again and adds the answer."""
     ask("one", "bad", "three")
     code, _, err = batch()
     assert (code, "2 of 3 answered, 1 failed" in err) == (1, True)
@@ -81,7 +77,6 @@ def test_a_failure_stops_nothing_and_is_asked_again(server: Api, batch: Run) -> 
 
 
 def test_a_crash_in_the_middle_of_a_line_costs_that_line(server: Api, batch: Run) -> None:
-    """A cut last line, as after kill -9 or a full disk, is asked again; the others are not."""
     ask(*(str(n) for n in range(10)))
     batch()
     lines = sorted(Path("out.jsonl").read_bytes().splitlines(keepends=True), key=lambda row: json.loads(row)["line"])
@@ -93,7 +88,6 @@ def test_a_crash_in_the_middle_of_a_line_costs_that_line(server: Api, batch: Run
 
 
 def test_what_was_changed_is_asked_again(server: Api, batch: Run) -> None:
-    """A changed prompt or option is asked again; a changed cache mode or cost limit is not."""
     ask("one", "two")
     batch()
     ask("one", "zwei", "three")
@@ -107,7 +101,6 @@ def test_what_was_changed_is_asked_again(server: Api, batch: Run) -> None:
 
 
 def test_a_dry_run_says_what_it_would_cost(server: Api, batch: Run, run: Run) -> None:
-    """It covers the lines without an answer, by model, as a table or JSON; nothing is sent or written."""
     ask("one", "two", "two", "")
     code, out, err = run("run", "t", *BATCH, "--dry-run")
     assert (code, server.asked, Path("out.jsonl").exists()) == (2, [], False)  # of the line that is no prompt
@@ -123,7 +116,6 @@ def test_a_dry_run_says_what_it_would_cost(server: Api, batch: Run, run: Run) ->
 
 
 def test_a_dry_run_says_when_the_money_is_short(project: Make, run: Run) -> None:
-    """It says so for the whole batch, even if each single prompt fits."""
     server = project(echo, budget={"per_day": 0.01})
     ask(*(str(n) for n in range(40)))
     code, _, err = run("run", "t", *BATCH, "--dry-run")
@@ -131,29 +123,22 @@ def test_a_dry_run_says_when_the_money_is_short(project: Make, run: Run) -> None
 
 
 @pytest.mark.parametrize(
-    ("prompt", "words", "message"),
+    ("words", "code", "message"),
     [
-        ("", (), "the prompt is empty"),
-        ("one", ("--model", "openai/no-key"), "no model is ready"),
-        ("one", ("--max-cost", "0"), "no model fits the money"),
-        ("one", ("--cache", "only"), "no answer to this prompt"),
+        (("--model", "anthropic/no-key"), 2, "no model is ready"),
+        (("--max-cost", "0"), 3, "no model fits the money"),
+        (("--cache", "only"), 1, "no answer to this prompt"),
     ],
 )
-def test_a_dry_run_exits_as_the_run(
-    batch: Run, monkeypatch: pytest.MonkeyPatch, prompt: str, words: tuple[str, ...], message: str
-) -> None:
-    """It has the exit code of the run, and gives the reason of refused prompts."""
-    ask(prompt)
-    if "--model" in words:
-        monkeypatch.delenv("OPENAI_API_KEY")
-    code, _, err = batch(*words, "--dry-run")
+def test_a_dry_run_exits_as_the_run(batch: Run, words: tuple[str, ...], code: int, message: str) -> None:
+    ask("one")
+    dry, _, err = batch(*words, "--dry-run")
     assert message in err
-    assert batch(*words)[0] == code != 0
+    assert (dry, batch(*words)[0]) == (code, code)
 
 
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_all_lines_that_hold_no_prompt_are_named(batch: Run, server: Api, dry: tuple[str, ...]) -> None:
-    """A run and a dry run name each wrong line, ask nothing and exit with 2, also if other prompts are refused."""
     Path("in.jsonl").write_bytes(b'"a"\n5\nnot json\n\xff\n{"x": 1}\n""\n"b"\n')
     code, out, err = batch(*dry)
     assert (code, out, server.asked) == (2, "", [])
@@ -163,27 +148,18 @@ def test_all_lines_that_hold_no_prompt_are_named(batch: Run, server: Api, dry: t
     assert batch(*dry)[2].rstrip().endswith("and 990 more")
 
 
-FILTERED, GONE = faults.error("content_filter"), faults.reset_before_headers
-
-
-@pytest.mark.parametrize(
-    ("replies", "prompts", "code", "kinds"),
-    [
-        ([faults.good(), FILTERED], ["one", "two", "three"], 4, {"content_filter": 2}),
-        ([GONE], ["one", "two"], 5, {"connection_failed": 2}),
-        ([FILTERED, GONE], ["one", "two", ""], 1, {"connection_failed": 1, "content_filter": 1, "invalid_request": 1}),
-    ],
-)
-def test_the_exit_code_says_why_lines_failed(
-    server: Api, batch: Run, replies: list[Reply], prompts: list[str], code: int, kinds: dict[str, int]
-) -> None:
+def test_the_exit_code_says_why_lines_failed(server: Api, batch: Run) -> None:
     """If all failures have one reason, the code is that of the reason; the summary counts them by kind."""
-    server.plan(*replies)
-    ask(*prompts)
-    found, _, err = batch("--summary", "summary.md", "--concurrency", "1")
-    assert found == code, err
+    server.plan(faults.reset_before_headers)
+    ask("one", "two")
+    assert batch()[0] == 5
+    server.plan(faults.error("content_filter"), faults.reset_before_headers)
+    ask("one", "two", "")
+    code, _, err = batch("--summary", "summary.md", "--concurrency", "1")
+    assert code == 1, err
     table = Path("summary.md").read_text().partition("| failure | calls |\n| --- | ---: |\n")[2]
-    assert table.split("\n\n")[0].splitlines() == [f"| {kind} | {count} |" for kind, count in kinds.items()]
+    kinds = ("connection_failed", "content_filter", "invalid_request")
+    assert table.split("\n\n")[0].splitlines() == [f"| {kind} | 1 |" for kind in kinds]
 
 
 BREAKS = """
@@ -204,7 +180,6 @@ run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=8, given={}
 def test_a_broken_off_batch_sends_only_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:
-    """After Ctrl-C or kill -9 in a batch, no answered prompt is sent again."""
     monkeypatch.chdir(tmp_path)
     ask(*(f"{n:04}" for n in range(200)))
     child = subprocess.Popen([sys.executable, "-c", BREAKS], stderr=subprocess.PIPE, text=True)
@@ -224,67 +199,32 @@ def test_a_broken_off_batch_sends_only_what_is_missing(
     ]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ((*BATCH, *OUT, "--stream"), "go together, without"),
-        (BATCH, "go together, without"),
-        (("x", "--dry-run"), "--dry-run goes with --batch FILE, without a prompt"),
-        ((*BATCH, "--dry-run", "--summary", "s.md"), "--stream and --summary\n"),
-        ((*BATCH, *OUT, "--concurrency", "0"), "concurrency is 0"),
-        ((*BATCH, "--out", "notes"), "notes is not a file of answers"),
-        ((*BATCH, "--out", "no/out.jsonl"), "cannot use no/out.jsonl"),
-    ],
-)
-def test_wrong_usage_is_reported_before_anything_is_sent(
-    server: Api, run: Run, words: tuple[str, ...], message: str
-) -> None:
-    """The message names the options or the file; an output file of another kind is unchanged."""
-    ask("a")
-    Path("notes").write_text("my notes\n")
-    code, _, err = run("run", "t", *words)
-    assert (code, message in err, server.asked) == (2, True, []), err
-    assert Path("notes").read_text() == "my notes\n"
-
-
-@pytest.mark.usefixtures("server")
-@pytest.mark.parametrize("terminal", [True, False])
-def test_it_shows_how_far_it_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
-) -> None:
+def test_it_shows_how_far_it_is(batch: Run, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """A terminal shows a bar, other outputs a line every few seconds: answered, failed, spent."""
-    ask(*(str(n) for n in range(5)), "bad")
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    ask(*(str(n) for n in range(5)), "bad")
+    code, _, err = batch("--concurrency", "1")
+    assert (code, "out.jsonl: 6 of 6 prompts, 1 failed, $0.00012" in err) == (1, True), err
+    Path("out.jsonl").unlink()
+    request.getfixturevalue("on_terminal")
     monkeypatch.setenv("COLUMNS", "200")
-    with LLMManager("llm.yaml") as llm:
-        failed = run_batch(llm, "t", Path("in.jsonl"), Path("out.jsonl"), concurrency=1, given={})
-    said = capsys.readouterr().err
-    assert failed == {1: 1}
-    assert "1 failed, $0.00012" in said
-    assert ("6/6" if terminal else "out.jsonl: 6 of 6 prompts, ") in said
+    err = batch("--concurrency", "1")[2]
+    assert "6/6" in err
+    assert "1 failed, $0.00012" in err
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    """Neither prompts nor answers are kept in memory."""
-    text, prompts = "x" * 4000, tmp_path / "in.jsonl"
+    text, prompts, out = "x" * 4000, tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     prompts.write_text("".join(f'"{number} {text}"\n' for number in range(300)))
-    answer: Answer[Any] = Answer(
-        text=text, model="m", provider_model="openai/m", response_model="m", task="t", usage=Usage()
-    )
-    tracemalloc.start()
-    try:
-        with opened(tmp_path / "out.jsonl", 0) as file:
-            for key, _ in keyed(prompts, ""):
-                append(file, key, answer)
-        kept, most = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert (tmp_path / "out.jsonl").read_bytes().count(b"\n") == 300
-    assert most < 300_000, (kept, most)
+    facts = dict.fromkeys(("model", "provider_model", "response_model", "task"), "m")
+    answer: Answer[Any] = Answer(text=text, usage=Usage(), **facts)
+    with peak_memory() as peak, opened(out, 0) as file:
+        for key, _ in keyed(prompts, ""):
+            append(file, key, answer)
+    assert out.read_bytes().count(b"\n") == 300
+    assert peak[0] < 300_000
 
 
 def test_a_full_disk_ends_it_with_what_to_do() -> None:
-    """The error names the file and the system's reason."""
     with FileIO("/dev/full", "a") as full, pytest.raises(ConfigError, match="cannot write /dev/full: No space left"):
         append(full, (1, "x"), RateLimitError("no"))

@@ -9,7 +9,6 @@ import re
 import sqlite3
 import struct
 import sys
-from functools import partial
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from manager_kit import KEY, Api, Make, Run, model
 
 from testronaut_llm import LLMManager
 from testronaut_llm.cache.answer_cache import default_folder
-from testronaut_llm.cache.entry import answer_of, vector_of
 
 FILE = "answers.jsonl"
 
@@ -32,38 +30,22 @@ def a(project: Make) -> Api:
 
 
 def stored(run: Run) -> int:
-    """Returns the number of answers that `cache stats` counts."""
     return int(json.loads(run("cache", "stats", "--json")[1])["answers"])
 
 
 def change_store(statement: str, *values: str) -> None:
-    """Changes the file of the store as another program may."""
     rows = sqlite3.connect(default_folder() / "cache.db", isolation_level=None)
     assert rows.execute(statement, values).rowcount == 1
     rows.close()
 
 
-def test_run_answers_from_the_cache(run: Run, a: Api) -> None:
-    """The second run sends nothing and counts a saving; the cache modes and their short form work."""
-    assert run("run", "t", "hi")[1] == "kept\n"
-    assert run("run", "t", "hi", "--cache", "only")[1] == "kept\n"
-    assert len(a.asked) == 1
-    found = json.loads(run("cache", "stats", "--json")[1])
-    assert (found["hits"], found["saved"] > "$0") == (1, True)
-    assert run("run", "t", "ho", "--cache", "only")[0] == 1
-    assert run("run", "t", "hi", "--no-cache")[0] == 0
-    assert run("run", "t", "hi", "--cache", "never")[0] == 2
-    assert len(a.asked) == 2
-
-
 def test_stats_clear_export_and_import(run: Run, a: Api) -> None:
-    """Entries are counted by task, deleted by task or age, and restored from the exported file."""
     assert stored(run) == 0
     assert run("cache", "clear", "--yes")[0] == 0
-    run("run", "t", "one")
-    run("run", "u", "two")
+    assert [run("run", *words)[1] for words in (("t", "one"), ("t", "one"), ("u", "two"))] == ["kept\n"] * 3
     found = json.loads(run("cache", "stats", "--json")[1])
     assert (found["answers"], found["tasks"], found["bytes"] > 0) == (2, {"t": 1, "u": 1}, True)
+    assert (found["hits"], found["saved"]) == (1, "$0.000024")
     assert "tasks\tt 1, u 1\n" in run("cache", "stats")[1]
     assert run("cache", "export", FILE)[0] == 0
     assert len(Path(FILE).read_text().splitlines()) == 2
@@ -81,6 +63,22 @@ def line(**fields: Any) -> str:
     return json.dumps({"key": "a" * 64, "format": 1, "task": "t", "value": {}, **fields})
 
 
+def packed(number: float) -> str:
+    return base64.b64encode(struct.pack("<d", number)).decode()
+
+
+COUNTS = {"prompt_tokens": 1, "estimated": False}
+ANSWER = {"text": "x", "response_model": "m", "request_id": None, "finish_reason": "stop", "dialect": "none"}
+ANSWER |= {"usage": COUNTS, "cost": "0.1", "cost_source": None}
+VECTOR = {"vector": packed(1.0), "tokens": 1, "cost": "0.1"}
+COSTS = ("NaN", "-Infinity", "-1000000", "1e40", "a lot", 1.5, True)
+COUNTED = ({"reasoning_tokens": 10**30}, {"reasoning_tokens": -1}, {"reasoning_tokens": "5"}, {"estimated": 1})
+NO_ANSWERS = [
+    *({"cost": cost} for cost in COSTS),
+    *({"usage": {**COUNTS, **counts}} for counts in COUNTED),
+    *({"usage": None}, {"cost_source": 5}, {"finish_reason": None}, {"text": None}),
+]
+NO_VECTORS = ({"cost": "NaN"}, {"tokens": 10**30}, {"tokens": "5"}, {"vector": packed(nan)}, {"vector": "?"})
 WRONG_LINES = {
     "{": "not JSON",
     "[]": "expected a JSON object",
@@ -89,29 +87,27 @@ WRONG_LINES = {
     line(key=["a" * 64]): "64 hex digits",
     line(format=9): "export it again",
     line(value=1): "`value`, an object",
-    line(value={"text": 5}): "not an answer",
-    line(value={"vector": "?"}): "not a vector",
     line(key="digest:" + "a" * 64, task=None): "expected a digest",
+    **{line(value={**ANSWER, **wrong}): "not an answer" for wrong in NO_ANSWERS},
+    **{line(value={**VECTOR, **wrong}): "not a vector" for wrong in NO_VECTORS},
 }
 
 
-def test_a_wrong_file_is_not_imported(run: Run, a: Api) -> None:
-    """Each wrong line is named with its problem, and nothing of the file is imported."""
-    run("run", "t", "one")
-    run("cache", "export", FILE)
-    run("cache", "clear", "--yes")
-    Path(FILE).write_text(Path(FILE).read_text() + "\n".join(WRONG_LINES))
-    code, _, err = run("cache", "import", FILE)
-    told = [one for one in err.splitlines() if f"{FILE}:" in one]
-    for number, (found, problem) in enumerate(zip(told, WRONG_LINES.values(), strict=True), 2):
-        assert f"{FILE}:{number}" in found
-        assert problem in found
-    assert (code, stored(run)) == (2, 0)
+@pytest.mark.usefixtures("a")
+def test_a_wrong_line_is_named_and_nothing_of_its_file_is_imported(run: Run) -> None:
+    good = [line(value=ANSWER), line(key="b" * 64, value=VECTOR)]
+    for wrong, problem in WRONG_LINES.items():
+        Path(FILE).write_text("\n".join([*good, wrong]))
+        code, _, err = run("cache", "import", FILE)
+        assert (code, f"{FILE}:3: " in err, problem in err) == (2, True, True), (wrong[:200], err)
+    assert stored(run) == 0
+    Path(FILE).write_text("\n".join(good))
+    assert run("cache", "import", FILE)[0] == 0
+    assert stored(run) == 2
     assert run("cache", "import", "none")[0] == run("cache", "export", "no/folder")[0] == 2
 
 
 def test_an_export_is_read_by_its_lines(run: Run, a: Api) -> None:
-    """Unicode line separators are kept inside an answer, and lines may end in CR LF."""
     text, file = "one\x85two\u2028three\u2029four\x0bfive\x1csix", Path(FILE)
     a.plan(faults.good(text))
     run("run", "t", "hi")
@@ -126,7 +122,6 @@ def test_an_export_is_read_by_its_lines(run: Run, a: Api) -> None:
 
 @pytest.mark.usefixtures("a")
 def test_clear_asks_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is deleted without a yes; an invalid age is an error."""
     run("run", "t", "one")
     monkeypatch.setattr("typer.confirm", lambda *_, **__: sys.exit(1))
     assert (run("cache", "clear")[0], stored(run)) == (1, 1)
@@ -137,7 +132,6 @@ def test_clear_asks_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_vectors_and_the_digest_of_a_local_model_travel_along(
     run: Run, project: Make, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After an import, answers of a local model are found without its server, and so are vectors."""
     project(models={"a": model("ollama", make("o", faults.good("local")))})
     run("run", "t", "hi")
     with LLMManager() as llm:
@@ -154,7 +148,6 @@ def test_vectors_and_the_digest_of_a_local_model_travel_along(
 
 
 def test_an_export_holds_no_prompt_and_no_secret(run: Run, a: Api) -> None:
-    """Entries that look like a secret are skipped and listed with the secret masked; --force writes them."""
     run("run", "t", "the plan of the prompt")
     a.plan(faults.good("Use --password=changeme1234 here."))
     run("run", "t", "how do I log in?")
@@ -169,7 +162,6 @@ def test_an_export_holds_no_prompt_and_no_secret(run: Run, a: Api) -> None:
 
 @pytest.mark.usefixtures("a")
 def test_what_has_expired_is_not_counted_and_a_broken_store_is_an_error(run: Run) -> None:
-    """Expired answers are neither counted nor exported; a broken store is an error with its fix."""
     run("run", "t", "one")
     change_store("UPDATE Cache SET expire_time = 1")
     assert stored(run) == 0
@@ -180,16 +172,11 @@ def test_what_has_expired_is_not_counted_and_a_broken_store_is_an_error(run: Run
     assert (code, "cannot be used" in err, f"mv {default_folder()} " in err) == (2, True, True)
 
 
-def test_an_impossible_row_is_refused_and_is_a_miss(run: Run, a: Api) -> None:
-    """It is not imported; if it is in the store, it is a miss, and sums work."""
+def test_an_impossible_row_of_the_store_is_a_miss(run: Run, a: Api) -> None:
     run("run", "t", "one")
     run("cache", "export", FILE)
     row = json.loads(Path(FILE).read_text())
-    row["value"]["cost"] = "NaN"
-    Path(FILE).write_text(json.dumps(row))
-    code, _, err = run("cache", "import", FILE)
-    assert (code, "not an answer" in err) == (2, True)
-    text = json.dumps(row["value"])
+    text = json.dumps({**row["value"], "cost": "NaN"})
     checksum = hashlib.sha256(f"{row['key']}\n{text}".encode()).hexdigest()[:16]
     change_store("UPDATE Cache SET value = ?", checksum + text)
     with LLMManager() as llm:
@@ -197,35 +184,3 @@ def test_an_impossible_row_is_refused_and_is_a_miss(run: Run, a: Api) -> None:
         assert (answer.text, answer.cached) == ("kept", False)
         assert (llm.session.saved, llm.spend().total.hits) == (0, 0)
     assert len(a.asked) == 2
-
-
-def packed(number: float) -> str:
-    return base64.b64encode(struct.pack("<d", number)).decode()
-
-
-HUGE = 10**30
-COUNTS = {"prompt_tokens": 1, "estimated": False}
-ANSWER = {"text": "x", "response_model": "m", "request_id": None, "finish_reason": "stop", "dialect": "none"}
-ANSWER |= {"usage": COUNTS, "cost": "0.1", "cost_source": None}
-VECTOR = {"vector": packed(1.0), "tokens": 1, "cost": "0.1"}
-COSTS = ("NaN", "-Infinity", "-1000000", "1e40", "a lot", 1.5, True)
-USAGES = [{**COUNTS, "reasoning_tokens": count} for count in (HUGE, -1, "5")]
-USAGES += [{**COUNTS, "estimated": 1}, {"prompt_tokens": 1}, None]
-
-
-@pytest.mark.parametrize(
-    ("good", "wrong"),
-    [
-        *((ANSWER, {"cost": cost}) for cost in COSTS),
-        *((ANSWER, {"usage": usage}) for usage in USAGES),
-        *((ANSWER, wrong) for wrong in ({"cost_source": 5}, {"finish_reason": None}, {"text": None})),
-        *((VECTOR, wrong) for wrong in ({"cost": "NaN"}, {"tokens": HUGE}, {"tokens": "5"}, {"vector": packed(nan)})),
-    ],
-    ids=str,
-)
-def test_an_impossible_value_is_refused(good: dict[str, Any], wrong: dict[str, Any]) -> None:
-    """Money, counts, texts and numbers of a stored answer or vector must be possible."""
-    read = vector_of if good is VECTOR else partial(answer_of, "t", None, None, None)
-    read(good)
-    with pytest.raises(ValueError, match="the row is not a"):
-        read({**good, **wrong})

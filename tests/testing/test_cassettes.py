@@ -47,10 +47,7 @@ def recorded(tmp_path: Path, echo: Endpoint) -> Path:
 
 
 async def test_replays_by_body_in_any_order_from_threads_and_tasks(recorded: Path, echo: Endpoint) -> None:
-    """Each prompt gets its own answer, in any order and with any client, and the server gets no request."""
     echo.requests.clear()
-    with use_cassette(recorded):
-        assert [_ask(text) for text in ("three", "one", "two")] == ["three", "one", "two"]
     with use_cassette(recorded), ThreadPoolExecutor(3) as pool:
         assert list(pool.map(_ask, ("two", "three", "one"))) == ["two", "three", "one"]
     with use_cassette(recorded):
@@ -62,7 +59,6 @@ async def test_replays_by_body_in_any_order_from_threads_and_tasks(recorded: Pat
 
 
 def test_another_request_misses_at_once_with_the_difference(recorded: Path) -> None:
-    """A changed word is a miss, shown beside the nearest recording; so is the same body at another URL."""
     with use_cassette(recorded, play_all=False), pytest.raises(CassetteMissError) as miss:
         _ask("twos")
     assert '- "prompt": "two"\n+ "prompt": "twos"' in str(miss.value)
@@ -75,21 +71,18 @@ def test_another_request_misses_at_once_with_the_difference(recorded: Path) -> N
 
 
 def test_a_recording_answers_once(recorded: Path) -> None:
-    """A repeated request is a miss that says so, also if two threads saw the recording free."""
     request = Request("POST", f"{DEAD}/v1/chat", b'{"n": 1, "prompt": "two"}', {})
     with use_cassette(recorded, play_all=False) as cassette:
-        _ask("one")
-        with pytest.raises(CassetteMissError, match="already played"):
-            _ask("one")
         assert cassette.can_play_response_for(request)
-        cassette.play_response(request)
+        _ask("two")
         with pytest.raises(CassetteMissError, match="already played"):
-            cassette.play_response(request)
+            _ask("two")
+        with pytest.raises(CassetteMissError, match="already played"):
+            cassette.play_response(request)  # by another thread that saw it free
 
 
 def test_a_long_diff_is_cut_and_a_body_that_is_no_json_is_compared_as_text(tmp_path: Path, echo: Endpoint) -> None:
-    """The message is short for any bodies."""
-    plain, binary = tmp_path / "plain.yaml", tmp_path / "binary.yaml"
+    plain = tmp_path / "plain.yaml"
     with use_cassette(plain, mode="once"):
         _post(echo.url, content=b"a plain text")
     with use_cassette(plain, play_all=False, ignored=("a.b",)):
@@ -97,20 +90,13 @@ def test_a_long_diff_is_cut_and_a_body_that_is_no_json_is_compared_as_text(tmp_p
             _post(DEAD, content=b"a plain tale")
         with pytest.raises(CassetteMissError, match="more lines"):
             _post(DEAD, json={"a": [f"line {n}" for n in range(200)]})
-    with use_cassette(binary, mode="once"):
-        _post(echo.url, content=b"\xff\x00 no text at all")
-    with use_cassette(binary):
-        assert _post(DEAD, content=b"\xff\x00 no text at all").content == b"\xff\x00 no text at all"
 
 
 def test_ignored_fields_may_differ_and_no_others(recorded: Path, tmp_path: Path, echo: Endpoint) -> None:
-    """A named field is ignored in the match, also in each item of a list; no other is."""
     with use_cassette(recorded, ignored=("options.num_ctx", "truncate"), play_all=False):
         assert _ask("one", truncate=False) == "one"
         with pytest.raises(CassetteMissError, match="keep_alive"):
             _ask("two", keep_alive="5m")
-    with use_cassette(recorded, ignored=("n.deeper", "prompt"), play_all=False):
-        assert _ask("anything") == "one"
     path, listed = tmp_path / "list.yaml", {"messages": [{"text": "a", "images": []}, {"text": "b"}], "n": 1}
     with use_cassette(path, mode="once"):
         _post(echo.url, json=listed)
@@ -121,8 +107,7 @@ def test_ignored_fields_may_differ_and_no_others(recorded: Path, tmp_path: Path,
         _post(DEAD, json=other)
 
 
-def test_once_never_adds_to_an_existing_file(recorded: Path, echo: Endpoint) -> None:
-    """A new request is a miss in the mode `once`; only `refresh` records it."""
+def test_a_file_is_replaced_by_a_refresh_only_and_says_its_source(recorded: Path, echo: Endpoint) -> None:
     with use_cassette(recorded, mode="once", play_all=False), pytest.raises(CassetteMissError):
         _ask("four", echo.url)
     with use_cassette(recorded, mode="refresh", recorded_from="a later echo server"):
@@ -130,6 +115,9 @@ def test_once_never_adds_to_an_existing_file(recorded: Path, echo: Endpoint) -> 
     assert "recorded_from: a later echo server" in recorded.read_text()
     with use_cassette(recorded):
         assert _ask("four") == "four"
+    recorded.write_text(recorded.read_text().replace("recorded_from", "made_by"))
+    with pytest.raises(ConfigError, match="recorded_from"), use_cassette(recorded):
+        pass
 
 
 def test_what_fails_or_holds_a_secret_is_not_kept(tmp_path: Path, server: FaultServer, echo: Endpoint) -> None:
@@ -154,17 +142,6 @@ def test_what_fails_or_holds_a_secret_is_not_kept(tmp_path: Path, server: FaultS
     assert list(tmp_path.iterdir()) == []
 
 
-def test_says_where_it_came_from(tmp_path: Path, echo: Endpoint) -> None:
-    """A recording without a note names the host that answered; a file without a note is refused."""
-    path = tmp_path / "noted.yaml"
-    with use_cassette(path, mode="once"):
-        _ask("one", echo.url)
-    assert from_yaml(path.read_text())["recorded_from"] == "127.0.0.1"
-    path.write_text(path.read_text().replace("recorded_from", "made_by"))
-    with pytest.raises(ConfigError, match="recorded_from"), use_cassette(path):
-        pass
-
-
 def test_keeps_allowed_headers_only(tmp_path: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys, cookies and account ids in headers, query, zipped body and Azure host are not in the file."""
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
@@ -183,6 +160,7 @@ def test_keeps_allowed_headers_only(tmp_path: Path, server: FaultServer, monkeyp
         _post(f"{keys.url}/v1/chat?api-version=2024-10-21&api-key={CANARY}", json={"prompt": "hi"}, headers=sent)
     text = path.read_text()
     assert [word for word in ("canary", "acme", "AbCdEf") if word in text] == []
+    assert from_yaml(text)["recorded_from"] == "127.0.0.1"
     data = from_yaml(text)["interactions"][0]
     assert data["request"]["uri"] == "http://127.0.0.1/v1/chat?api-version=2024-10-21&api-key=REDACTED"
     assert set(data["request"]["headers"]) == {"accept", "content-type"}
@@ -203,7 +181,6 @@ JSON = st.recursive(
 @given(JSON.map(lambda value: json.dumps(value).encode()) | st.binary())
 @settings(max_examples=30, deadline=None)
 def test_every_body_survives_the_file(body: bytes) -> None:
-    """Any JSON is equal after the YAML, with its keys in order, and other bodies are equal byte for byte."""
     back = field_to_body(from_yaml(to_yaml(body_to_field(body))))
     assert back == body or json.dumps(json.loads(back)) == json.dumps(json.loads(body))
 

@@ -9,17 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from testronaut_llm import (
-    AllModelsFailedError,
-    ContentFilteredError,
-    LLMError,
-    LLMTimeoutError,
-    OutputInvalidError,
-    OutputTruncatedError,
-    RateLimitError,
-    UnknownTaskError,
-    Usage,
-)
+from testronaut_llm import ContentFilteredError, LLMTimeoutError, OutputTruncatedError, RateLimitError, Usage
 from testronaut_llm.testing.fake import FakeAnswer, FakeLLM, NoRuleError
 from testronaut_llm.testing.network import NetworkGuard
 
@@ -28,12 +18,10 @@ version: 1
 models:
   big:   {model: openai/gpt-a, quality: 9, price: {input: 10, output: 20}}
   small: {model: "ollama/${NOT_SET}", quality: 3, price: {input: 1, output: 2}}
-  cloud: {model: azure/dep, api_base: "${AZURE_API_BASE}", api_version: v1, price: {input: 1, output: 2}}
   local: {model: embedded/smollm2-135m}
 tasks:
   judge:     {models: [big, small], strategy: as_listed, retries: 1}
   private:   {models: [big, local], private: true}
-  anywhere:  {models: [cloud]}
   default:   {models: [small]}
 """
 
@@ -58,7 +46,6 @@ def priced(tmp_path: Path) -> FakeLLM:
 
 
 def test_a_text_is_answered_and_the_call_is_kept(llm: FakeLLM, llm_network: NetworkGuard) -> None:
-    """The rule's text is returned as an Answer, and the test can read the call. Nothing is sent or written."""
     llm.reply("It lists files.")
     with llm:
         answer = llm.complete("cli_analysis", "What does ls do?", system="Be brief.", max_tokens=50)
@@ -71,7 +58,6 @@ def test_a_text_is_answered_and_the_call_is_kept(llm: FakeLLM, llm_network: Netw
 
 
 def test_the_last_rule_that_fits_goes_first(llm: FakeLLM) -> None:
-    """Rules match a task, a model or a prompt. Answers are used in order, the last repeats; functions get the call."""
     llm.reply("general")
     llm.reply("about tar", prompt=r"\btar\b")
     llm.reply("analysis", task="cli_analysis", prompt="git")
@@ -84,71 +70,49 @@ def test_the_last_rule_that_fits_goes_first(llm: FakeLLM) -> None:
 
 
 def test_an_answer_for_a_schema_is_parsed_and_a_wrong_one_is_repaired_once(llm: FakeLLM) -> None:
-    """An instance, a list of them or plain JSON is `.parsed`; check and repair are the real ones."""
-    plain = {"name": "tar", "options": []}
-    for said, schema, parsed in (
-        (LS, Command, LS),
-        ([LS, LS], list[Command], [LS, LS]),
-        (plain, Command, Command(**plain)),
-    ):
+    for said, schema in ((LS, Command), ([LS, LS], list[Command])):
         llm.reply(said)
-        assert llm.complete(None, "?", schema=schema).parsed == parsed
+        assert llm.complete(None, "?", schema=schema).parsed == said
     assert all(call.schema for call in llm.calls)
     llm.reply("no json", LS)
     answer = llm.complete(None, "?", schema=Command)
     assert (answer.parsed, len(answer.attempts)) == (LS, 2)
-    llm.reply("never json")
-    with pytest.raises(AllModelsFailedError) as failed:
-        llm.complete(None, "?", schema=Command)
-    assert isinstance(failed.value.last, OutputInvalidError)
 
 
 def test_an_error_is_retried_and_falls_back_with_its_price(priced: FakeLLM) -> None:
-    """Retries, fallback, attempts and cost are those of the user's own llm.yaml."""
     priced.reply("from the second", model="small")
-    priced.reply(FakeAnswer(text="", usage=Usage(prompt_tokens=1000)), model="big")
+    empty = FakeAnswer(text="", usage=Usage(prompt_tokens=1000))
+    priced.reply(RateLimitError("slow down", retry_after=0.0), empty, model="big")
     answer = priced.complete("judge", "?")
-    assert (answer.text, [attempt.model for attempt in answer.attempts]) == ("from the second", ["big", "small"])
-    assert answer.attempts[0].cost == Decimal("0.01")
-    priced.reply(RateLimitError("slow down", retry_after=0.0), "after a moment", model="big")
-    answer = priced.complete("judge", "?")
-    assert (answer.text, len(answer.attempts)) == ("after a moment", 2)
+    assert (answer.text, [one.model for one in answer.attempts]) == ("from the second", ["big", "big", "small"])
+    assert answer.attempts[1].cost == Decimal("0.01")
 
 
 def test_all_rules_of_routing_hold(priced: FakeLLM) -> None:
-    """Models need no key or server; a private task is still local, and an unknown one an error."""
     priced.reply("here")
-    for task, model in {"private": "local", "anywhere": "cloud", "default": "small"}.items():
+    for task, model in {"private": "local", "default": "small"}.items():
         assert priced.complete(task, "?").model == model
-    with pytest.raises(UnknownTaskError, match="judge"):
-        priced.complete("juge", "?")
     assert [one.alias for one in priced.route("judge", "?").kept] == ["big", "small"]
 
 
-@pytest.mark.parametrize(
-    ("said", "error"),
-    [
+def test_finish_reason_and_delay_can_be_given(priced: FakeLLM) -> None:
+    for said, error in (
         (FakeAnswer(text="cut", finish_reason="length"), OutputTruncatedError),
         (FakeAnswer(text="no", finish_reason="content_filter"), ContentFilteredError),
         (FakeAnswer(text="too late", delay=0.6), LLMTimeoutError),
-    ],
-)
-def test_finish_reason_and_delay_can_be_given(priced: FakeLLM, said: FakeAnswer, error: type[LLMError]) -> None:
-    """A cut answer is truncation, a withheld one a filter, a late one a time-out."""
-    priced.reply(said)
-    with pytest.raises(error):
-        priced.complete("default", "?", deadline=0.1 if said.delay else 9)
+    ):
+        priced.reply(said)
+        with pytest.raises(error):
+            priced.complete("default", "?", deadline=0.1 if said.delay else 9)
 
 
 def test_no_rule_stops_with_the_line_to_add(llm: FakeLLM) -> None:
-    """A prompt without a rule is an error of the test, with the line to add; no fallback is tried."""
     with pytest.raises(NoRuleError, match=r"add one: llm\.reply"):
         llm.complete("cli_analysis", "unexpected")
     assert len(llm.calls) == 1
 
 
 async def test_streams_come_in_pieces_and_async_does_the_same(llm: FakeLLM) -> None:
-    """A stream returns the text in words; every call has its async form, with the same rules."""
     llm.reply(" one two  three\n")
     with llm.stream(None, "?") as stream:
         assert list(stream) == [" ", "one ", "two  ", "three\n"]
@@ -156,15 +120,13 @@ async def test_streams_come_in_pieces_and_async_does_the_same(llm: FakeLLM) -> N
     async with llm.astream(None, "?") as pieces:
         assert [piece async for piece in pieces] == [" ", "one ", "two  ", "three\n"]
     assert (await llm.acomplete(None, "?")).text == " one two  three\n"
-    assert (await llm.aembed(None, ["x"])).vectors == llm.embed(None, ["x"]).vectors
-    assert len(llm.calls) == 5
+    assert len(llm.calls) == 3
 
 
-def test_embeddings_are_made_from_the_text_or_given(llm: FakeLLM) -> None:
-    """Equal texts have equal vectors, other texts other ones; a rule may give the vector."""
+async def test_embeddings_are_made_from_the_text_or_given(llm: FakeLLM) -> None:
     llm.reply("")
     first, second, again = llm.embed(None, ["list", "remove", "list"]).vectors
     assert first == again != second
     llm.reply(FakeAnswer(vectors=((1.0, 0.0),)))
-    assert llm.embed(None, ["list"]).vectors == ((1.0, 0.0),)
+    assert (await llm.aembed(None, ["list"])).vectors == ((1.0, 0.0),)
     assert llm.calls[-1].prompt == "list"

@@ -1,27 +1,29 @@
-"""The network guard: no connection leaves the machine, and every attempt is counted."""
+"""No connection leaves the machine, and a replay reaches no server: with any client, in any mode, or after its end."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import time
 import urllib.request
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import faults
 import pytest
-from fault_server import FaultServer
+from fault_server import Endpoint, FaultServer
+from gateway_kit import WIRES, attempt, chat, target
+from manager_kit import ask, manager, model
 
+from testronaut_llm.errors import CassetteMissError, LLMError
+from testronaut_llm.testing.cassettes import use_cassette
 from testronaut_llm.testing.network import NetworkBlockedError, NetworkGuard, network_guard, stays_here
 
-HERE = ("127.0.0.1", "127.9.9.9", "::1", "localhost", "", "0.0.0.0")
-AWAY = ("example.com", "10.0.0.1", "169.254.169.254", "192.0.2.1", "localhost.example.com")
-
-
-def test_only_loopback_stays_here() -> None:
-    """Other hosts are refused, including those of the local network and of cloud metadata."""
-    assert [host for host in (*HERE, *AWAY) if stays_here(host)] == list(HERE)
+CASSETTES = Path(__file__).parents[2] / "cassettes"
+CASES = [(wire, call) for wire in WIRES for call in ("complete", "astream", "embed")]
+CASES.remove(("anthropic", "embed"))
 
 
 def connect() -> None:
@@ -33,32 +35,64 @@ def send_a_datagram() -> None:
         sock.sendto(b"x", ("192.0.2.1", 443))
 
 
-def connect_in_a_thread() -> None:
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(connect).result()
-
-
 def look_up_on_the_event_loop() -> None:
     asyncio.run(asyncio.wait_for(asyncio.open_connection("api.example.com", 443), 60))
 
 
-@pytest.mark.parametrize("attempt", [connect, send_a_datagram, connect_in_a_thread, look_up_on_the_event_loop])
-def test_what_leaves_is_refused_and_noted(llm_network: NetworkGuard, attempt: Callable[[], Any]) -> None:
+@pytest.mark.parametrize("leave", [connect, send_a_datagram, look_up_on_the_event_loop])
+def test_what_leaves_is_refused_and_noted(llm_network: NetworkGuard, leave: Callable[[], Any]) -> None:
     """It is refused before a packet is sent or a name is looked up, for any library."""
-    host = "api.example.com" if attempt is look_up_on_the_event_loop else "192.0.2.1"
+    host = "api.example.com" if leave is look_up_on_the_event_loop else "192.0.2.1"
     with pytest.raises(NetworkBlockedError, match=host):
-        attempt()
+        leave()
     assert llm_network.blocked == [(host, 443)]
     llm_network.blocked.clear()
 
 
-def test_loopback_works_and_guards_nest(llm_network: NetworkGuard) -> None:
+def test_loopback_works_and_guards_nest(llm_network: NetworkGuard, server: FaultServer) -> None:
     """Each connection counts once. An inner guard has its own count; its end keeps the outer guard on."""
-    with FaultServer() as servers:
-        server = servers.plan("a", faults.echo)
-        urllib.request.urlopen(server.url).read()
-        with network_guard() as inner:
-            urllib.request.urlopen(server.url).read()
-        urllib.request.urlopen(server.url).read()
-    assert [contact.port for contact in llm_network.connects] == [server.port] * 3
+    here = server.plan("a", faults.echo)
+    urllib.request.urlopen(here.url).read()
+    with network_guard() as inner:
+        urllib.request.urlopen(here.url).read()
+    urllib.request.urlopen(here.url).read()
+    assert [contact.port for contact in llm_network.connects] == [here.port] * 3
     assert len(inner.connects) == 1
+    hosts = ("127.0.0.1", "127.9.9.9", "::1", "localhost", "", "0.0.0.0")
+    others = ("example.com", "10.0.0.1", "169.254.169.254", "192.0.2.1", "localhost.example.com")
+    assert [host for host in (*hosts, *others) if stays_here(host)] == list(hosts)
+
+
+@pytest.fixture
+def trap(server: FaultServer) -> Endpoint:
+    return server.plan("trap", faults.good())
+
+
+@pytest.mark.usefixtures("provider_keys")
+@pytest.mark.parametrize(("wire", "call"), CASES)
+async def test_a_miss_is_a_miss_and_sends_nothing(
+    wire: str, call: str, trap: Endpoint, tmp_path: Path, llm_network: NetworkGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = trap.connections
+    monkeypatch.setattr("testronaut_llm.local.ollama_models.ollama_missing", lambda _: None)
+    async with manager({name: model(wire, trap.url) for name in ("first", "second")}) as llm:
+        with use_cassette(tmp_path / "empty.yaml"), monkeypatch.context() as patch:
+            patch.setattr(time, "sleep", lambda _: pytest.fail("a miss is nothing to wait for"))
+            with pytest.raises(CassetteMissError, match="does not exist") as miss:
+                await (llm.aembed("t", ["Hello"]) if call == "embed" else ask(llm, call))
+        assert len(miss.value.attempts) <= 1
+        assert (trap.connections, llm_network.connects) == (before, [])
+        with suppress(LLMError):  # without a cassette the server is reached
+            await (llm.aembed("t", ["Hello"]) if call == "embed" else ask(llm, call))
+        assert trap.connections > before
+
+
+async def test_nothing_follows_a_replay(llm_network: NetworkGuard) -> None:
+    """No thread of LiteLLM asks a server anything after the cassette has closed (P49)."""
+    where = target("ollama/smollm2:135m", key=None)
+    asked = chat(where, "What does `ls -la` do? Answer in one sentence.", temperature=0, seed=7, num_ctx=2048)
+    with use_cassette(CASSETTES / "ollama" / "litellm-chat.yaml", ignored=("options.num_ctx", "truncate", "shift")):
+        _, reply = await attempt(asked)
+    assert reply.error is None
+    await asyncio.sleep(0.5)
+    assert (llm_network.connects, llm_network.blocked) == ([], [])
