@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +65,6 @@ def log() -> Iterator[Log]:
         yield entries  # type: ignore[misc]  # structlog's own mapping
 
 
-# Which file
-
-
 def test_one_file_is_used_in_the_documented_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_config() == FoundConfig(path=PACKAGED, how="packaged")
     assert FoundConfig(path=write(config_dir() / "llm.yaml"), how="user") == find_config()
@@ -116,29 +111,20 @@ def test_an_own_variable_that_is_empty_is_not_set(name: str, folder: Path, monke
 
 
 def test_the_search_goes_on_past_folders_that_are_gone_or_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def closed(_: Path) -> bool:
-        raise PermissionError
-
     write(folder.parent / "llm.yaml")
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "is_file", closed)
+        patched.setattr(Path, "is_file", None)  # it raises for a folder that is closed to us
         assert find_config().path == folder.parent / "llm.yaml"
     folder.rmdir()
     assert find_config().how == "packaged"
 
 
-# Its problems
-
-
 def test_every_problem_is_reported_at_once_with_its_line(tmp_path: Path) -> None:
-    text = """version: 1
-models:
+    text = """models:
   luna: {model: openai/x, qualty: 7}
   other:
     model: openai/y
-    price:
-      input: -1
-      output: .nan
+    price: {input: -1, output: 2}
     api_key: abc
     extra:
       user: u
@@ -148,7 +134,6 @@ tasks:
   t:
     models: [lunaa,
       other]
-    strategy: cheapst
   u: {models: gpt}
 3: x
 budget: {per_day: $5, per_month: "${NOT_SET}"}
@@ -157,16 +142,15 @@ budget: {per_day: $5, per_month: "${NOT_SET}"}
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"{path} has 12 problems:"
+    assert lines[0] == f"{path} has 10 problems:"
     places = [line.strip().removeprefix(f"{path}:").split(": ")[:2] for line in lines[1:]]
     assert places == [
-        ["3", "models.luna.qualty"], ["7", "models.other.price.input"], ["8", "models.other.price.output"],
-        ["9", "models.other.api_key"], ["12", "models.other.extra.stream"], ["13", "models.luna"],
-        ["16", "tasks.t.models[0]"], ["18", "tasks.t.strategy"], ["19", "tasks.u.models"],
-        ["20", "3"], ["21", "budget.per_day"], ["21", "budget.per_month"],
+        ["2", "models.luna.qualty"], ["5", "models.other.price.input"], ["6", "models.other.api_key"],
+        ["9", "models.other.extra.stream"], ["10", "models.luna"], ["13", "tasks.t.models[0]"],
+        ["15", "tasks.u.models"], ["16", "3"], ["17", "budget.per_day"], ["17", "budget.per_month"],
     ]  # fmt: skip
-    assert lines[6].endswith("models.luna: is given twice; the first is on line 3")
-    assert (caught.value.file, caught.value.line) == (str(path), 3)
+    assert lines[5].endswith("models.luna: is given twice; the first is on line 2")
+    assert (caught.value.file, caught.value.line) == (str(path), 2)
 
 
 def test_a_single_problem_is_one_line(tmp_path: Path) -> None:
@@ -213,20 +197,18 @@ def test_what_is_no_configuration_is_a_config_error(path: Path) -> None:
 
 def test_a_loaded_configuration_knows_its_file(tmp_path: Path) -> None:
     text = "models: {a: {model: openai/x, api_key_file: keys/openai}, b: {model: openai/x, api_key_file: ~/k}}\n"
-    real = write(tmp_path / "real" / "llm.yaml", text + "tasks: {}\nlog: {file: calls.jsonl, content: true}\n")
+    real = write(
+        tmp_path / "real" / "llm.yaml", text + "tasks: {}\nlog: {file: calls.jsonl, content: true}\nbudget:\nlimits:\n"
+    )
     (tmp_path / "link.yaml").symlink_to(real)
     config = load_config(tmp_path / "link.yaml")
     assert (config.path, config.budget_scope()) == (tmp_path / "link.yaml", str(real.resolve()))
     assert config.models["a"].api_key_file == str(tmp_path / "keys" / "openai")
     assert config.models["b"].api_key_file == str(Path.home() / "k")
     assert (config.log.file, config.log.content) == (str(tmp_path / "calls.jsonl"), True)
+    assert (config.budget, config.limits) == (None, {}), "sections without a value"
     with pytest.raises(ConfigError, match=r"link\.yaml"):
         config.task("nope")
-
-
-def test_empty_sections_are_ignored(tmp_path: Path) -> None:
-    config = load_config(write(tmp_path / "llm.yaml", GOOD + "budget:\nlimits:\n"))
-    assert (config.budget, config.limits) == (None, {})
 
 
 def test_the_packaged_file_is_valid_and_rates_its_models() -> None:
@@ -263,17 +245,6 @@ def test_any_file_gives_a_configuration_or_a_config_error(text: str) -> None:
     assert KEY not in message
 
 
-# A running process follows its file
-
-
-def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
-    """Returns a list that grows with each call of a function."""
-    calls: list[object] = []
-    real = getattr(config_source, name)
-    monkeypatch.setattr(config_source, name, lambda *args: (calls.append(args), real(*args))[1])
-    return calls
-
-
 def test_an_edit_takes_effect_at_the_next_call(path: Path, tmp_path: Path) -> None:
     source = ConfigSource.find(path)
     assert source.current().task(None).models == ("a",)
@@ -287,12 +258,12 @@ def test_an_edit_takes_effect_at_the_next_call(path: Path, tmp_path: Path) -> No
 def test_without_an_edit_the_file_is_not_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = ConfigSource.find(path)
     first = source.current()
-    reads, parses = counted(monkeypatch, "read_text"), counted(monkeypatch, "parse_config")
-    assert source.current() is source.current() is first
-    assert (reads, parses) == ([], [])
+    monkeypatch.setattr(config_source, "parse_config", None)
     write(path, GOOD, age=40)
+    monkeypatch.setenv("T_OTHER", "x")
+    assert source.current() is first, "a new date on the same text is read, not parsed"
+    monkeypatch.setattr(config_source, "read_text", None)
     assert source.current() is first
-    assert (len(reads), parses) == (1, []), "a new date on the same text is read, not parsed"
 
 
 @pytest.mark.parametrize("age", [0, 60], ids=["fresh", "old"])
@@ -310,7 +281,7 @@ def test_an_edit_that_keeps_size_and_date_is_seen(path: Path, monkeypatch: pytes
     assert source.current().task(None).models == ("b",)
 
 
-def test_a_broken_edit_keeps_the_last_good_one_and_warns_once(path: Path, log: Log) -> None:
+def test_a_broken_or_deleted_file_keeps_the_last_good_one_and_warns_once(path: Path, log: Log) -> None:
     source = ConfigSource.find(path)
     good = source.current()
     write(path, GOOD + "bugdet: {}\n", age=50)
@@ -323,18 +294,12 @@ def test_a_broken_edit_keeps_the_last_good_one_and_warns_once(path: Path, log: L
     assert len(log) == 2
     write(path, GOOD, age=20)
     assert source.current() == good, "the last good text is no broken one"
+    path.unlink()
+    assert source.current() is source.current() == good
+    assert [entry["error"].count("cannot read") for entry in log] == [0, 0, 1]
     write(path, OTHER, age=10)
     assert source.current().task(None).models == ("b",)
-    assert len(log) == 2
-
-
-def test_a_file_that_goes_away_keeps_the_last_good_one(path: Path, log: Log) -> None:
-    source = ConfigSource.find(path)
-    path.unlink()
-    assert all(source.current().task(None).models == ("a",) for _ in range(3))
-    assert ["cannot read" in entry["error"] for entry in log] == [True]
-    write(path, OTHER)
-    assert source.current().task(None).models == ("b",)
+    assert len(log) == 3
 
 
 def test_variables_are_followed(path: Path, monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
@@ -352,10 +317,6 @@ def test_variables_are_followed(path: Path, monkeypatch: pytest.MonkeyPatch, log
     assert source.current().task(None).models == ("b",)
     (entry,) = log
     assert "TESTRONAUT_LLM_MODEL names an unknown model" in entry["error"]
-    parses = counted(monkeypatch, "parse_config")
-    monkeypatch.setenv("T_OTHER", "x")
-    source.current()
-    assert parses == []
 
 
 def test_trust_is_followed_in_both_directions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,22 +338,3 @@ def test_a_configuration_made_in_python_stays_unchanged() -> None:
     for made in (LLMConfig(tasks={}, budget={"per_day": 1}), LLMConfig(tasks=own)):
         with pytest.raises(ConfigError, match="config= has a budget without `scope`"):
             ConfigSource.of(made)
-
-
-def test_threads_see_whole_configurations_while_the_file_is_edited(path: Path, log: Log) -> None:
-    source, stop = ConfigSource.find(path), threading.Event()
-    seen: set[tuple[str, ...]] = set()
-
-    def read() -> None:
-        while not stop.is_set():
-            seen.add(source.current().task(None).models)
-
-    with ThreadPoolExecutor(4) as pool:
-        readers = [pool.submit(read) for _ in range(4)]
-        for text in (OTHER, GOOD) * 10 + (OTHER,):
-            write(path.with_name("new"), text, age=0).replace(path)
-        stop.set()
-    assert [reader.exception() for reader in readers] == [None] * 4
-    assert seen <= {("a",), ("b",)}
-    assert source.current().task(None).models == ("b",)
-    assert log == []
