@@ -31,7 +31,6 @@ PUBLIC_MODULES = {
     "methods.classify": "Verdicts with a confidence",
     "methods.estimate": "Estimates",
     "methods.compare": "Comparisons",
-    "methods.agreement": "Agreement",
     "config.model_config": "Configuration in Python",
     "providers.row": "A provider",
     "testing.fake": "Answers by rule",

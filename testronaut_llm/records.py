@@ -99,10 +99,9 @@ class Call:
         """Seconds until the deadline."""
         return self.started + self.deadline - time.monotonic()
 
-    def with_texts(self, texts: Iterable[str]) -> Call:
+    def with_texts(self, texts: Sequence[str]) -> Call:
         """Returns the same call with other texts to embed."""
-        listed = tuple(texts)
-        return replace(self, texts=listed, messages=tuple([Message(role="user", content=text) for text in listed]))
+        return replace(self, texts=tuple(texts), messages=tuple([Message(role="user", content=one) for one in texts]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,9 +271,7 @@ Result = Answer[Any] | Embeddings
 
 def merged(parts: Sequence[Embeddings]) -> Embeddings:
     """Returns the results of several requests of one call as one."""
-    first, last, usages = parts[0], parts[-1], [one.usage for one in parts]
-    if first is last:
-        return first
+    last, usages = parts[-1], [one.usage for one in parts]
     made = tuple([attempt for one in parts for attempt in one.attempts])
     tokens, estimated = sum([one.prompt_tokens for one in usages]), any(one.estimated for one in usages)
     vectors = tuple([vector for one in parts for vector in one.vectors])

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from testronaut_llm.services import Services
 
 
-_MOST_BYTES = 600_000
-"""Of the texts in one request: OpenAI takes 300,000 tokens (https://platform.openai.com/docs/api-reference/embeddings)."""
+_MOST_BYTES = 600_000  # of texts in one request; OpenAI takes 300,000 tokens (its API reference, "Create embeddings")
 
 
 def in_requests(call: Call) -> list[Call]:
@@ -30,8 +29,7 @@ def in_requests(call: Call) -> list[Call]:
     for text in call.texts:
         size = len(text.encode())
         if groups[-1] and (len(groups[-1]) == most or size > room):
-            groups.append([])
-            room = _MOST_BYTES
+            groups, room = [*groups, []], _MOST_BYTES
         groups[-1].append(text)
         room -= size
     return [call] if len(groups) == 1 else [call.with_texts(group) for group in groups]

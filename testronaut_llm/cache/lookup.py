@@ -148,7 +148,7 @@ class Lookup:
         """Returns the call with only the texts to send: each once, without those `found`."""
         if not self.keeps(call):
             return call
-        return call.with_texts(text for text in dict.fromkeys(call.texts) if text not in found)
+        return call.with_texts([text for text in dict.fromkeys(call.texts) if text not in found])
 
     def joined(self, call: Call, found: dict[str, Vector], results: Sequence[Result]) -> Result:
         """Returns the vectors of all texts: those `found`, and those of the requests."""

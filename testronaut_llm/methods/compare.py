@@ -1,6 +1,12 @@
-"""Asks several models the same prompts and compares answers, agreement, cost, time and validity."""
+"""Asks several models the same prompts and compares answers, agreement, cost, time and validity.
 
-from collections.abc import Callable, Mapping, Sequence
+Answers agree as text, as text without its form, or as JSON field by field.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import product
@@ -8,12 +14,34 @@ from typing import Any
 
 from testronaut_llm.errors import AllModelsFailedError, InvalidRequestError, LLMError, OutputInvalidError
 from testronaut_llm.loop import Running
-from testronaut_llm.methods.agreement import Agreement, agreement_of
 from testronaut_llm.methods.batch import Outcome, Record
 from testronaut_llm.options import AllOptions
 from testronaut_llm.prompts import Prompt
 from testronaut_llm.records import Answer, Message, total_cost
+from testronaut_llm.schema import answer as schema_answer
+from testronaut_llm.schema.document import json_path
 from testronaut_llm.support.money import exact
+
+_NUMBER = re.compile(r"(?<!\w)-?\d+(?:[.,]\d+)*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """The agreement of several answers.
+
+    Attributes:
+        exact: True if the texts are equal.
+        normalised: True if they are equal apart from white space, case and punctuation.
+        json: True if all hold equal JSON values; None if one is not JSON.
+        same: paths (`$.steps[0].name`) of the values that are equal in all.
+        different: paths of the values that differ, or are missing in some.
+    """
+
+    exact: bool
+    normalised: bool
+    json: bool | None
+    same: tuple[str, ...] = ()
+    different: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,3 +202,59 @@ def _totals(model: str, results: Sequence[Outcome], *, schema: bool) -> ModelTot
         cost=sum(known, Decimal(0)) if len(known) == len(costs) else None,
         latency=latency,
     )
+
+
+def agreement_of(answers: Sequence[Answer[Any]]) -> Agreement:
+    """Returns how far the answers agree; one answer agrees with itself."""
+    texts = [answer.text for answer in answers]
+    fields = [_fields(answer) for answer in answers]
+    known = [one for one in fields if one is not None]
+    paths = list(dict.fromkeys(path for one in known for path in one)) if len(known) == len(fields) else []
+    same = tuple(path for path in paths if len({one.get(path) for one in known}) == 1)
+    return Agreement(
+        exact=len(set(texts)) <= 1,
+        normalised=len(set(map(normalised, texts))) <= 1,
+        json=len(same) == len(paths) if len(known) == len(fields) else None,
+        same=same,
+        different=tuple(path for path in paths if path not in same),
+    )
+
+
+def normalised(text: str) -> str:
+    """Returns the words and numbers of a text in lower case, without punctuation, with single blanks.
+
+    The sign and the point of a number stay, and so does a text that is nothing but punctuation.
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    numbers = {place for found in _NUMBER.finditer(plain) for place in range(*found.span())}
+    kept = (
+        " " if unicodedata.category(letter).startswith("P") and place not in numbers else letter
+        for place, letter in enumerate(plain)
+    )
+    return " ".join("".join(kept).split()) or plain.strip()
+
+
+def _fields(answer: Answer[Any]) -> dict[str, str] | None:
+    """Returns the values of an answer by their paths, as text in which 1 differs from true and "1", but not from 1.0.
+
+    None if it holds no JSON, or several values that may be the answer.
+    """
+    try:
+        value, *others = schema_answer.parse(answer.text, lenient=True)
+    except OutputInvalidError:
+        return None
+    if others:  # any of them may be the answer
+        return None
+    return {json_path(path): text for path, text in _leaves(value, ())}
+
+
+def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(value, dict) and value:
+        for key, one in value.items():
+            yield from _leaves(one, (*path, key))
+    elif isinstance(value, list) and value:
+        for place, one in enumerate(value):
+            yield from _leaves(one, (*path, place))
+    else:
+        number = isinstance(value, float) and value.is_integer()
+        yield path, json.dumps(int(value) if number else value)

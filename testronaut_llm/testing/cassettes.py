@@ -25,8 +25,7 @@ from vcr.serialize import deserialize, serialize
 
 from testronaut_llm.errors import CassetteMissError
 from testronaut_llm.support.paths import write_atomically
-from testronaut_llm.testing import scrub
-from testronaut_llm.testing.cassette_format import Serializer, body_to_field
+from testronaut_llm.testing import cassette_format as form
 
 Mode = Literal["none", "once", "refresh"]
 _VCR_MODES = {"none": VcrMode.NONE, "once": VcrMode.ONCE, "refresh": VcrMode.ALL}
@@ -100,7 +99,7 @@ class Cassette(VcrCassette):  # type: ignore[misc]  # vcrpy has no types
 
     def _comparable(self, request: Any) -> Any:
         """Returns a copy with the JSON in lines and sorted, without the ignored fields."""
-        request, value = copy.copy(request), body_to_field(request.body).get("json")
+        request, value = copy.copy(request), form.body_to_field(request.body).get("json")
         for path in self._ignored:
             _drop(value, path)
         if value is not None:
@@ -148,7 +147,7 @@ class _Files:
     @staticmethod
     def save_cassette(path: str, cassette: dict[str, Any], serializer: Any) -> None:
         text = serialize(cassette, serializer)
-        if leaks := scrub.leaks(text, os.environ):
+        if leaks := form.leaks(text, os.environ):
             raise ValueError(f"not saved: {path} would hold " + "; ".join(leaks))
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(Path(path), text, mode=0o644)
@@ -181,14 +180,14 @@ def use_cassette(
         UnplayedRecordingError: at the end of the block.
         ValueError: at the end of the block: the recording would hold a secret, and was not written.
     """
-    clean = partial(scrub.clean_response, secrets=scrub.secrets_in(os.environ))
+    clean = partial(form.clean_response, secrets=form.secrets_in(os.environ))
     opened = Cassette.use(
         path=str(path),
         ignored=ignored,
         record_mode=_VCR_MODES[mode],
-        serializer=Serializer,
+        serializer=form.Serializer,
         persister=_Files,
-        before_record_request=scrub.clean_request,
+        before_record_request=form.clean_request,
         before_record_response=lambda response: clean(decode_response(response)),
     )
     with opened as cassette:

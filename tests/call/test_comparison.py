@@ -16,7 +16,7 @@ from wire_proxy import WireProxy
 from testronaut_llm import Answer, ConfigError, InvalidRequestError, LLMError, LLMManager, OutputInvalidError
 from testronaut_llm.local.local_provider import Endpoint
 from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.methods.agreement import agreement_of, normalised
+from testronaut_llm.methods.compare import agreement_of, normalised
 from testronaut_llm.records import Usage
 from testronaut_llm.testing.fake import FakeLLM
 

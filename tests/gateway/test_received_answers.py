@@ -171,7 +171,12 @@ def test_a_line_ends_at_cr_and_lf_alone(sent: Sent, wire: str, mode: str) -> Non
     assert reply.usage is not None
 
 
-REASONED = ("hmm\n</think>\n\nHello", "<think>\nhmm\n</think>\n\nHello", "◁think▷hmm◁/think▷Hello")
+REASONED = (
+    "hmm\n</think>\n\nHello",
+    "<think>\nhmm\n</think>\n\nHello",
+    "◁think▷hmm◁/think▷Hello",
+    "<|channel|>analysis<|message|>hmm<|end|><|start|>assistant<|channel|>final<|message|>Hello",  # gpt-oss
+)
 
 
 def test_the_reasoning_is_no_part_of_the_text(sent: Sent, wire: str, mode: str) -> None:

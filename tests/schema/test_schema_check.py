@@ -105,6 +105,7 @@ OLDER = [
     ({"$id": "#word", "type": "string"}, {"$anchor": "word", "type": "string"}),
     ({"$id": "https://example.com/a", "$schema": "x"}, {}),
     ({"minimum": 1, "exclusiveMinimum": True}, {"exclusiveMinimum": 1}),
+    ({"minimum": 1, "exclusiveMinimum": False}, {"minimum": 1}),
     ({"items": [{}], "additionalItems": {"type": "null"}}, {"prefixItems": [{}], "items": {"type": "null"}}),
     ({"dependencies": {"a": ["b"]}}, {"dependentRequired": {"a": ["b"]}}),
     ({"dependencies": {"c": {"required": ["d"]}}}, {"dependentSchemas": {"c": {"required": ["d"]}}}),

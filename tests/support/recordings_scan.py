@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from testronaut_llm.testing import scrub
+from testronaut_llm.testing import cassette_format as form
 from testronaut_llm.testing.cassette_format import from_yaml
 
 _TOP_LEVEL = "com|net|org|io|ai|dev|app|cloud|info|edu|gov|local|lan|internal|corp|home"
@@ -42,7 +42,7 @@ def scanned(*folders: Path, allowed: set[str]) -> list[str]:
         text = file.read_text("utf-8", "surrogateescape")
         names = private_names(text)
         seen |= {name for _, name in names}
-        wrong = [*scrub.leaks(text, os.environ), *(f"{kind}: {name}" for kind, name in names if name not in allowed)]
+        wrong = [*form.leaks(text, os.environ), *(f"{kind}: {name}" for kind, name in names if name not in allowed)]
         found += [f"{file.name}: {one}" for one in (*wrong, *_headers(file, text))]
     return found + [f"allowed, but nowhere: {name}" for name in sorted(allowed - seen)]
 
@@ -52,5 +52,5 @@ def _headers(file: Path, text: str) -> Iterator[str]:
     data = from_yaml(text) if file.suffix == ".yaml" else None
     for item in data.get("interactions", ()) if isinstance(data, dict) else ():
         asked, said = item["request"].get("headers", {}), item["response"].get("headers", {})
-        yield from (f"header: {name}" for name in asked if name.lower() not in scrub.REQUEST_HEADERS)
-        yield from (f"header: {name}" for name in said if not scrub.allowed_response_header(name))
+        yield from (f"header: {name}" for name in asked if name.lower() not in form.REQUEST_HEADERS)
+        yield from (f"header: {name}" for name in said if not form.allowed_response_header(name))

@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from vcr.request import Request
 
 from testronaut_llm.errors import CassetteMissError, ConfigError
-from testronaut_llm.testing.cassette_format import body_to_field, field_to_body, from_yaml, to_yaml
+from testronaut_llm.testing.cassette_format import body_to_field, clean_uri, field_to_body, from_yaml, to_yaml
 from testronaut_llm.testing.cassettes import use_cassette
-from testronaut_llm.testing.scrub import clean_uri
 
 _post = partial(httpx.post, verify=False)  # reading the certificates takes longer than the test
 CANARY = "canary-0123456789"

@@ -8,7 +8,7 @@ from pathlib import Path
 from recordings_scan import allowed_names, private_names, scanned
 from source_tree import ROOT
 
-from testronaut_llm.testing.scrub import leaks
+from testronaut_llm.testing.cassette_format import leaks
 
 # Put together here, so that no tool takes this file for a leak.
 _LETTERS = "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7"
