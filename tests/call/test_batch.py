@@ -11,11 +11,11 @@ from typing import Any
 import faults
 import pytest
 from fault_server import Exchange
-from manager_kit import Make, manager, model, under_way
+from manager_kit import Make, eventually, manager, model, under_way
 
 from testronaut_llm import Answer, InvalidRequestError, LLMError, UnknownTaskError
 from testronaut_llm.support.paths import cache_dir
-from testronaut_llm.testing.fake import FakeAnswer, FakeCall, FakeLLM
+from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 
 each_mode = pytest.mark.parametrize("mode", ["batch", "abatch"])
 
@@ -99,15 +99,9 @@ async def test_an_error_of_the_callers_code_ends_the_batch(llm: FakeLLM, mode: s
 
 
 async def test_a_cancelled_batch_cancels_its_calls(llm: FakeLLM) -> None:
-    begun, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    def answer(_call: FakeCall) -> FakeAnswer:
-        loop.call_soon_threadsafe(begun.set)
-        return FakeAnswer(text="never", delay=600)
-
-    llm.reply(answer)
+    llm.reply(FakeAnswer(text="never", delay=600))
     task = asyncio.create_task(llm.abatch("t", ["a", "b"]))
-    await begun.wait()
+    assert await asyncio.to_thread(eventually, lambda: len(llm.calls) == 2)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -135,11 +129,6 @@ def test_the_first_batch_of_a_machine_shares_its_requests(api: Make) -> None:
 async def test_context_variables_reach_the_calls(llm: FakeLLM, mode: str) -> None:
     bound = contextvars.ContextVar("bound", default="nothing")
     seen: list[str] = []
-
-    def accept(_answer: Answer[Any]) -> bool:
-        seen.append(bound.get())
-        return True
-
     bound.set("run 7")
-    await _batch(llm, mode, "t", ["a", "b"], accept=accept)
+    await _batch(llm, mode, "t", ["a", "b"], accept=lambda _: seen.append(bound.get()) is None)
     assert seen == ["run 7", "run 7"]

@@ -111,16 +111,6 @@ async def test_the_methods_take_the_same_options(name: str) -> None:
     assert [call.max_tokens for call in llm.calls] == ([] if name == "route" else [9])
 
 
-async def test_an_option_that_would_change_nothing_is_refused() -> None:
-    llm = FakeLLM(tasks=("t",))
-    for name in EMBED:
-        with pytest.raises(InvalidRequestError, match="'temperature'"):
-            await called(llm, name, temperature=1)
-    for name in ("compare", "acompare"):
-        with pytest.raises(InvalidRequestError, match="`compare` asks each of `models`"):
-            await called(llm, name, model="fake")
-
-
 WRONG: dict[str, list[Any]] = {
     "max_tokens": [0, "many", True, 1.5],
     "temperature": [-0.1, float("nan"), float("inf"), "hot", True],

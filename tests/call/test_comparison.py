@@ -116,6 +116,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("prompt", [], "prompt"),
     ("prompt", 3, "prompt"),
     ("concurrency", 0, "concurrency"),
+    ("model", "a", "`compare` asks each of `models`"),
 ]
 
 

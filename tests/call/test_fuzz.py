@@ -1,11 +1,10 @@
-"""Any input from a provider, a disk or a command line ends in an answer or in an error of ours."""
+"""Any input from a provider, a model file or a command line ends in an answer or in an error of ours."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
-import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +18,8 @@ from hypothesis import strategies as st
 from manager_kit import Make, manager, model
 
 from testronaut_llm import Answer, LLMError
-from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.cli import main
 from testronaut_llm.cli.options import prompt_of
-from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.gguf import GgufHeader, read_header
 
@@ -95,17 +92,6 @@ def test_odd_prompts_are_sent_or_refused(api: Make, wire: str) -> None:
             for _ in range(2):
                 _ended(llm.complete, "t", prompt)
             assert len(a.asked) <= 1
-
-
-@given(row=st.binary(max_size=40) | st.text(max_size=40) | st.integers() | st.floats() | st.none())
-@many
-def test_a_damaged_row_of_the_cache_is_a_miss(row: Any) -> None:
-    cache = AnswerCache()
-    cache.write("k", "mine", CacheConfig(), task="t")
-    with contextlib.closing(sqlite3.connect(cache.folder / "cache.db", isolation_level=None)) as db:
-        db.execute("UPDATE Cache SET value = ?, mode = 1, raw = 1", (row if not isinstance(row, int) else row % 2**60,))
-    assert cache.read("k", str) is None
-    cache.close()
 
 
 @given(data=st.data())

@@ -14,7 +14,7 @@ import faults
 import pytest
 from manager_kit import Make, model, program
 
-from testronaut_llm import BudgetExceededError, LLMManager, NoReadyModelError, errors
+from testronaut_llm import BudgetExceededError, LLMManager, errors
 from testronaut_llm.limits.rules import FAILURES
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
@@ -110,14 +110,6 @@ def test_budgets_are_not_shared(api: Make, opened: Open) -> None:
         first.complete("t", "hi")
     assert second.complete("t", "hi").text
     assert 0 < (second.spend().total.cost or 0) < (first.spend().total.cost or 0)
-
-
-def test_only_the_file_that_says_private_restricts_its_models(api: Make, opened: Open) -> None:
-    row = model("openai", api("a", faults.good()))
-    private, free = opened("private", row, task={"private": True}), opened("free", row)
-    assert free.complete("t", "hi").text
-    with pytest.raises(NoReadyModelError):
-        private.complete("t", "hi")
 
 
 UNCLOSED = """
