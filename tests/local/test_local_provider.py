@@ -325,7 +325,7 @@ def test_an_idle_model_makes_room_for_another(
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(chat, endpoint, "Go on.", ignore_eos=True, max_tokens=2000)
         assert eventually(server.busy)
-        with pytest.raises(LocalModelError, match="embedded/other needs about .* and 0 MiB are free"):
+        with pytest.raises(LocalModelError, match=r"embedded/other needs about .* and 0 MiB are free"):
             runner.endpoint(LocalModel(name="other"))
         assert answer.result()["usage"]["completion_tokens"] == 2000
     assert eventually(lambda: not server.busy())
