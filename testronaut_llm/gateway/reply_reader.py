@@ -24,7 +24,6 @@ from testronaut_llm.telemetry.redaction import said
 
 _MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")
 """Names of the errors of a replay without such a recording: our cassettes' and vcrpy's."""
-_MOST_OF_A_NAME = 256
 _REASONING = ('"reasoning_content"', '"reasoning"', '"thinking"')  # fields of reasoning, if a server knows the template
 _REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "mistral-correlation-id")
 
@@ -48,7 +47,7 @@ class ReplyReader:
     def take(self, response: Any) -> str:
         """Takes a response or a chunk of a stream; returns the text that can be passed on now."""
         shown = self._exchange.light.restored
-        self._model = shown(response.model)[:_MOST_OF_A_NAME] or self._model
+        self._model = shown(response.model)[:256] or self._model
         if self._request.texts:
             rows = [row if isinstance(row, dict) else row.model_dump() for row in response.data or ()]
             rows.sort(key=lambda row: row.get("index", 0))

@@ -36,7 +36,7 @@ class TooLarge(Exception):  # noqa: N818 - a signal between two modules, not an 
 class Place(NamedTuple):
     """One node of a schema on the wire.
 
-    `decode` does not change a value in the caller's form. `encodes`: True if every value has another form on the wire.
+    `decode` does not change a value in the caller's form. `encodes`: True if values have another form on the wire.
     """
 
     schema: Json
@@ -169,8 +169,9 @@ class Places:
                 return value
             return [place.decode(sub) for place, sub in zip(chain(first, repeat(rest)), value, strict=False)]
 
-        items = _either([place.schema for place in (first if ends else [*first, rest])])
-        return Place({**self._typed("array", core, path), "items": items}, decode)
+        parts = first if ends else [*first, rest]
+        items = _either([place.schema for place in parts])
+        return Place({**self._typed("array", core, path), "items": items}, decode, any(one.encodes for one in parts))
 
     def _object(self, core: Json, path: str) -> Place | None:
         others, required = core.get("additionalProperties"), core.get("required", [])

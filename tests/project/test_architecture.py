@@ -54,7 +54,7 @@ HANDS_ON = ("errors", "testing.cassettes")
 SPEAKS = ("cli", "cli.*", "local.embedded_child")
 """The command line, and a child process whose stdout is a pipe to its parent."""
 
-LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 18_961
+LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 18_952
 
 
 def every_module(check: Callable[[Module], None]) -> Callable[[], None]:
