@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import count
+from itertools import count, product
 from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import SecretInPromptError
@@ -66,16 +66,16 @@ class Pieces:
 
     def __init__(self, masking: Masking, *, as_json: bool) -> None:
         self._masking, self._as_json, self._held = masking, as_json, ""
+        marks = product(("<", r"\u003c", r"\u003C"), (">", r"\u003e", r"\u003E")) if as_json else [("<", ">")]
+        self._forms = [f"{first}{name[1:-1]}{last}" for first, last in marks for name in masking.originals]
 
     def add(self, piece: str) -> str:
         """Returns what can be handed over now."""
         text = self._held + piece
-        cut = text.rfind("<")
-        rest = text[cut:] if cut >= 0 else ""
-        if not any(name.startswith(rest) and name != rest for name in self._masking.originals if rest):
-            cut = len(text)
-        self._held = text[cut:]
-        return self._masking.restore(text[:cut], as_json=self._as_json)
+        ends = [text[start:] for start in range(max(0, len(text) - 30), len(text))] if self._forms else ()
+        begun = (end for end in ends if any(form.startswith(end) and form != end for form in self._forms))
+        self._held = next(begun, "")
+        return self._masking.restore(text[: len(text) - len(self._held)], as_json=self._as_json)
 
     def end(self) -> str:
         """Returns what was held back, at the end of the stream."""
