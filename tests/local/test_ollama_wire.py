@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
+import faults
 import pytest
 from gateway_kit import DEAD, attempt, chat, target
+from manager_kit import Make
 from ollama_kit import recording
 
 from testronaut_llm import errors
 from testronaut_llm.gateway.model_request import Request, Target
 from testronaut_llm.records import Usage
 from testronaut_llm.schema.output_schema import WireSchema
+from testronaut_llm.testing.cassette_format import from_yaml
 from testronaut_llm.testing.cassettes import Cassette
 
 IMAGES = "messages.*.images"  # LiteLLM adds an empty list
@@ -173,3 +177,26 @@ async def test_a_recorded_answer_of_another_wire_is_ours(
     assert reply.usage is not None
     assert tokens in (None, (reply.usage.prompt_tokens, reply.usage.completion_tokens))
     assert "".join(pieces) == (text if request.stream else "")
+
+
+# Mistakes of other clients
+
+EXCHANGES = from_yaml((Path(__file__).parents[1] / "support/data/ollama/exchanges.yaml").read_text())["exchanges"]
+STREAMED = {"chat-stream-default", "bad-schema-stream"}
+KINDS: dict[str, type[errors.LLMError] | None] = {
+    **dict.fromkeys(("chat-json", "unknown-option", "wrong-role", "chat-stream-default")),
+    **dict.fromkeys(("anthropic-missing-model-404", "unknown-path-404"), errors.ModelNotFoundError),
+    **dict.fromkeys(("load", "unload"), errors.BadResponseError),
+}
+"""Usable answers have no error. All others are InvalidRequestError."""
+
+
+@pytest.mark.parametrize("name", sorted(set(EXCHANGES) - {"embed-empty-list"}))
+async def test_an_odd_answer_is_an_error_or_an_answer(api: Make, name: str) -> None:
+    server = api("odd", faults.recorded(name))
+    asked = chat(target("ollama/llama-a", url=server.url, key=None), "?", num_ctx=2048, stream=name in STREAMED)
+    _, reply = await attempt(asked)
+    assert len(server.asked) == 1
+    kind = KINDS.get(name, errors.InvalidRequestError)
+    assert type(reply.error) is (kind or type(None))
+    assert reply.text if reply.error is None else reply.error.status == EXCHANGES[name]["response"]["status"]

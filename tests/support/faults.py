@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from error_bodies import ERRORS
 from fault_server import Exchange, Reply
 from good_answers import Good, answer, sse
+
+from testronaut_llm.testing.cassette_format import field_to_body, from_yaml
 
 Headers = Mapping[str, str]
 _REQUEST_ID = {"x-request-id": "req-fault-1", "request-id": "req-fault-1"}
@@ -43,6 +46,14 @@ def error(case: str, *, retry_after: str | None = None, headers: Headers | None 
 def raw(status: int, body: bytes, content_type: str = "application/json", **headers: str) -> Reply:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda exchange: exchange.respond(status, content_type, body, named)
+
+
+def recorded(name: str) -> Reply:
+    """The answer of a real Ollama server, by its key in `data/ollama/exchanges.yaml`."""
+    file = Path(__file__).parent / "data" / "ollama" / "exchanges.yaml"
+    response = from_yaml(file.read_text())["exchanges"][name]["response"]
+    kind = response["headers"].get("content-type", "application/json")
+    return raw(response["status"], field_to_body(response), kind)
 
 
 def echo(exchange: Exchange) -> None:
