@@ -101,12 +101,15 @@ def test_a_missing_model_names_the_command(recorded: OllamaServer, method: str, 
         getattr(recorded, method)(name)
 
 
-def test_every_recording_is_a_cassette_or_left_out_with_a_reason() -> None:
-    left_out = from_yaml((ROOT / "tests/support/data/ollama/left_out.yaml").read_text())
+def test_every_recording_has_a_place() -> None:
+    data = ROOT / "tests/support/data/ollama"
+    plan = from_yaml((data / "left_out.yaml").read_text())
+    as_data, left_out = plan["data for the fault server"], plan["left out"]
     cassettes = {path.stem for path in (ROOT / "cassettes/ollama").glob("*.yaml")}
-    assert all(len(reason) > 10 or reason == "the same" for reason in left_out.values())
-    assert not cassettes & {*left_out}
-    assert len(cassettes) + len(left_out) == 114
+    assert all(len(reason) > 10 or reason == "the same" for reason in [*as_data.values(), *left_out.values()])
+    assert set(from_yaml((data / "exchanges.yaml").read_text())["exchanges"]) == set(as_data)
+    assert not cassettes & {*as_data, *left_out}
+    assert len(cassettes) + len(as_data) + len(left_out) == 114
 
 
 def test_a_name_is_read_as_ollama_reads_it() -> None:
