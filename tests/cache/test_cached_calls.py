@@ -156,9 +156,6 @@ def test_the_first_listed_hit_is_the_answer(api: Make) -> None:
         assert llm.complete("t", "hi", model="a").text == "from a"
         assert llm.complete("t", "hi", model="b").text == "from b"
         assert llm.complete("t", "hi").text == "from a"
-    absent = {"a": model("openai", a, api_key_env="NOT_THERE"), "b": models["b"]}
-    with cached(absent) as llm:
-        assert llm.complete("t", "hi").text == "from a"
 
 
 def test_tasks_and_aliases_share_the_answers_of_models_that_each_task_allows(api: Make) -> None:

@@ -105,13 +105,12 @@ with LLMManager(sys.argv[1]) as llm, ThreadPoolExecutor(25) as pool:
 
 
 @contextmanager
-def processes(file: Path, number: int) -> Iterator[list[subprocess.Popen[str]]]:
+def processes(file: Path, number: int) -> Iterator[list[Any]]:
     """Starts processes that make 25 equal calls each, once they are told to."""
     command, pipe = [sys.executable, "-c", ASKS, str(file)], subprocess.PIPE
-    made = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(number)]
+    made: list[Any] = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(number)]
     try:
         for one in made:
-            assert one.stdout
             assert one.stdout.readline() == "ready\n"
         yield made
     finally:
@@ -120,9 +119,7 @@ def processes(file: Path, number: int) -> Iterator[list[subprocess.Popen[str]]]:
             one.communicate()
 
 
-def start(process: subprocess.Popen[str]) -> None:
-    assert process.stdin
-    assert process.stdout
+def start(process: Any) -> None:
     process.stdin.write("\n")
     process.stdin.flush()
     assert process.stdout.readline() == "ready\n"
@@ -261,7 +258,6 @@ def test_closing_one_manager_frees_no_lock_of_another(new_locks: Callable[[], Fl
     assert third.acquire("a" * 64)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_forked_child_neither_has_nor_frees_its_parents_lock(new_locks: Callable[[], FlightLocks]) -> None:
     """The open file is shared by a fork; the lock must not be."""

@@ -1,4 +1,4 @@
-"""A program for `test_read_only.py`: does everything while files cannot be written, and prints the results as JSON.
+"""A program for `test_unusable_files.py`: does everything while files cannot be written, and prints the results as JSON.
 
 `unwritable_program.py FOLDER SIZE...` locks the folders in FOLDER, for a home that was never used and for one that was.
 Then it limits the size of files to each SIZE (bytes), in the folder of that name.
