@@ -145,8 +145,8 @@ SIZES = (0, 20_000)  # bytes that a file may hold on the disk that is full
 Results = list[tuple[dict[str, tuple[int, str]], str]]
 
 READS = {
-    *("complete", "again", "stream", "paid", "batch", "run t Say hello.", "run t Say hello. --stream --no-cache"),
-    *("route t Say hello.", "check", "compare Say hello. --models m --task t"),
+    *("complete", "again", "stream", "paid", "batch", "run t Hello.", "run t Hello. --stream --no-cache"),
+    *("route t Hello.", "check", "compare Hello. --models m --task t"),
     *("config show", "models list", "models remove --older-than 30d --yes", "prices show m"),
 }
 """What works without writing anything."""
