@@ -26,9 +26,8 @@ SETTINGS = CacheConfig()
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Iterator[AnswerCache]:
-    made = AnswerCache(tmp_path / "answers")
-    yield made
-    made.close()
+    with closing(AnswerCache(tmp_path / "answers")) as made:
+        yield made
 
 
 @pytest.fixture

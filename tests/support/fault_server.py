@@ -26,7 +26,7 @@ _KEY_HEADERS = ("authorization", "api-key", "x-api-key", "x-goog-api-key")
 
 @dataclass(frozen=True, kw_only=True)
 class Received:
-    """One request as it came. Keys are masked in `headers`; `has_key` is true if this one was sent, or as a `Bearer`."""
+    """One request. Keys are masked in `headers`; `has_key` is true if this one was sent, plain or `Bearer`."""
 
     method: str
     path: str

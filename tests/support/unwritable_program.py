@@ -31,18 +31,11 @@ from testronaut_llm.local.model_store import ModelStore
 
 Found = dict[str, tuple[int, str]]
 COMMANDS = (
-    *(
-        "run t Hello.",
-        "run t Hello. --stream --no-cache",
-        "route t Hello.",
-        "check",
-        "spend",
-        "spend --html spend.html",
-    ),
-    *("compare Hello. --models m --task t", "spend prune --older-than 1d", "cache stats", "cache clear --yes"),
-    *("cache export answers.jsonl", "config show", "config set tasks.t.max_tokens 7", "init --force", "trust"),
-    *("models list", "models pull embedded/tiny-random", "models remove --older-than 30d --yes", "prices show m"),
-    *("prices update table.json", "export litellm-proxy --out proxy.yaml"),
+    *("run t Hello.", "run t Hello. --stream --no-cache", "route t Hello.", "check", "spend", "cache stats"),
+    *("compare Hello. --models m --task t", "spend --html spend.html", "spend prune --older-than 1d"),
+    *("cache clear --yes", "cache export answers.jsonl", "config show", "config set tasks.t.max_tokens 7", "trust"),
+    *("init --force", "models list", "models pull embedded/tiny-random", "models remove --older-than 30d --yes"),
+    *("prices show m", "prices update table.json", "export litellm-proxy --out proxy.yaml"),
 )
 
 
