@@ -175,16 +175,13 @@ def config(models: Any, tasks: Any = None, *, limits: Any = None, budget: Any = 
     return LLMConfig(models=dict(models), tasks={"t": settings, **(tasks or {})}, limits=limits or {}, budget=scoped)
 
 
+prices = cache(PriceTable.load)  # read once for all tests
+
+
 def manager(models: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, **task: Any) -> LLMManager:
     made = LLMManager(config=config(models, tasks, **task))
     made._caller.services.prices = prices()
     return made
-
-
-@cache
-def prices() -> PriceTable:
-    """The price tables, read once for all tests."""
-    return PriceTable.load()
 
 
 def looked_up(llm: LLMManager, task: str = "t", prompt: str = "hi", **given: Any) -> Call:
