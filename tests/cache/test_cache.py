@@ -26,9 +26,8 @@ SETTINGS = CacheConfig()
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Iterator[AnswerCache]:
-    made = AnswerCache(tmp_path / "answers")
-    yield made
-    made.close()
+    with closing(AnswerCache(tmp_path / "answers")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -77,11 +76,7 @@ class Bomb:
         return Path.touch, (self.mark,)
 
 
-def _deep() -> str:
-    text = "[" * 100_000
-    return hashlib.sha256(f"{KEY}\n{text}".encode()).hexdigest()[:16] + text
-
-
+DEEP = "[" * 100_000
 POISONS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "pickled": ("mode = 4, value = ?", lambda mark: pickle.dumps(Bomb(mark))),
     "pickled file": ("mode = 4, value = NULL, filename = ?", lambda mark: mark.with_name("bomb").name),
@@ -89,7 +84,7 @@ POISONS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "bytes": ("value = ?", lambda _: sealed(KEY, "bytes").encode()),
     "changed": ("value = replace(value, 'good', ?)", lambda _: "evil"),
     "of another key": ("value = ?", lambda _: sealed("cd" * 32, "good")),
-    "deep": ("value = ?", lambda _: _deep()),
+    "deep": ("value = ?", lambda _: hashlib.sha256(f"{KEY}\n{DEEP}".encode()).hexdigest()[:16] + DEEP),
 }
 
 
@@ -126,19 +121,15 @@ def test_a_pickled_key_is_refused(cache: AnswerCache, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-SETTINGS_OF_A_STRANGER = {
-    "_file": "elsewhere/cache.db", "_directory": "elsewhere", "get": "x", "sqlite_user_version": 7, "statistics": 1,
-    "eviction_policy": "least-recently-used", "disk_min_file_size": 0, "size_limit": 0, "cull_limit": 1000,
-}  # fmt: skip
-
-
 def test_no_setting_is_taken_from_the_file(cache: AnswerCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Diskcache would set any attribute from the file, such as its folder; a read writes nothing."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     write(cache, "good")
     cache.close()
-    for setting in SETTINGS_OF_A_STRANGER.items():
+    texts = {"_file": "elsewhere/cache.db", "_directory": "elsewhere", "get": "x", "eviction_policy": "none"}
+    numbers = {"sqlite_user_version": 7, "statistics": 1, "disk_min_file_size": 0, "size_limit": 0, "cull_limit": 1000}
+    for setting in (texts | numbers).items():
         rows(cache, "INSERT OR REPLACE INTO Settings VALUES (?, ?)", *setting)
     assert cache.read(KEY, same) == "good"
     with closing(sqlite3.connect(cache.folder / "cache.db")) as watcher:

@@ -10,12 +10,11 @@ import pickle
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
 import structlog
 from manager_kit import MODES, ask
 
-from testronaut_llm import Answer, LLMError, LLMManager
+from testronaut_llm import LLMError, LLMManager
 from testronaut_llm.cli import main
 
 
@@ -25,33 +24,20 @@ def say(*values: object) -> None:
 
 def tell(error: LLMError) -> None:
     """Prints all facts of an error, here and in another process."""
-    again = pickle.loads(pickle.dumps(error))
-    seen = "".join(traceback.TracebackException.from_exception(error, capture_locals=False).format())
+    again, seen = pickle.loads(pickle.dumps(error)), "".join(traceback.format_exception(error))
     say(str(error), repr(error), vars(error), seen, vars(again), repr(again), pickle.dumps(error))
-    for attempt in getattr(error, "attempts", ()):
-        say(repr(attempt))
-
-
-def tell_answer(answer: Answer[Any]) -> None:
-    """Prints all facts of an answer; its text only if it is what a harmless server says."""
-    if answer.text == "fine":
-        say(repr(answer), (answer.text, answer.cached))
-    else:
-        say(repr(answer.attempts))
+    say(*map(repr, error.attempts))
 
 
 def call(llm: LLMManager, model: str, mode: str, key: str) -> None:
+    """Prints all facts of an answer; its text only if it is what a harmless server says."""
     prompt, metadata = "hello" if mode == "stream" else "hi", {"note": f"asked with {key}"}
     try:
-        tell_answer(asyncio.run(ask(llm, mode, prompt, model=model, metadata=metadata)))
+        answer = asyncio.run(ask(llm, mode, prompt, model=model, metadata=metadata))
     except LLMError as error:
         tell(error)
-
-
-def command(*arguments: str) -> None:
-    sys.argv = ["testronaut-llm", *arguments]
-    with contextlib.suppress(SystemExit):
-        main()
+    else:
+        say(*[repr(answer), (answer.text, answer.cached)] if answer.text == "fine" else [repr(answer.attempts)])
 
 
 def everything(file: str, key: str) -> None:
@@ -70,11 +56,12 @@ def everything(file: str, key: str) -> None:
             tell(error)
     for line in (
         *("check --json --live", "check", "route t hi --json", "run t hi --json --model echo", "config show"),
-        *("compare hi --models echo,header --json", "config show --json", "spend --json"),
+        *("compare hi --models echo,header --json", "config show --json", "spend --json", "cache stats --json"),
         f"cache export {Path(file).with_name('export.jsonl')}",
     ):
-        command(*line.split(), "--config", file)
-    command("cache", "stats", "--json")
+        sys.argv = ["testronaut-llm", *line.split(), "--config", file]
+        with contextlib.suppress(SystemExit):
+            main()
 
 
 if __name__ == "__main__":

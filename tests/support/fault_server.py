@@ -26,7 +26,7 @@ _KEY_HEADERS = ("authorization", "api-key", "x-api-key", "x-goog-api-key")
 
 @dataclass(frozen=True, kw_only=True)
 class Received:
-    """One request as it came. Keys are masked in `headers`; `has_key` is true if a given one was sent."""
+    """One request. Keys are masked in `headers`; `has_key` is true if this one was sent, plain or `Bearer`."""
 
     method: str
     path: str
@@ -51,7 +51,6 @@ class Received:
         return "ollama" if "/api/" in self.path else "openai"
 
     def has_key(self, header: str, key: str) -> bool:
-        """True if this header carried this key, with or without `Bearer`."""
         return self.keys.get(header.lower(), "").removeprefix("Bearer ") == key
 
 
@@ -110,7 +109,7 @@ class Endpoint(ThreadingTCPServer):
     def plan(self, *replies: Reply) -> Self:
         """Answer with these, one a request; the last one repeats. Drops the old plan and the recorded requests."""
         with self.lock:
-            self.replies = replies or (_no_plan,)
+            self.replies = replies or (lambda exchange: exchange.respond(599, "text/plain", b"no plan"),)
             self.requests.clear()
             self.connections = 0
         return self
@@ -159,8 +158,6 @@ class _Connection(StreamRequestHandler):
 
 
 class FaultServer(contextlib.ExitStack):
-    """Endpoints by name, each on a port of its own."""
-
     def __init__(self, kind: type[Endpoint] = Endpoint) -> None:
         super().__init__()
         self.kind, self.endpoints = kind, dict[str, Endpoint]()
@@ -182,10 +179,6 @@ def refused() -> str:
 def _shut_down(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
-
-
-def _no_plan(exchange: Exchange) -> None:
-    exchange.respond(599, "text/plain", b"the fault server has no plan for this endpoint")
 
 
 def _read(reader: BinaryIO) -> Received | None:

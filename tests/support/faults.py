@@ -65,10 +65,6 @@ def redirect(url: str) -> Reply:
     return lambda exchange: exchange.respond(307, "text/plain", b"", {"location": url + exchange.request.path})
 
 
-def silent(exchange: Exchange) -> None:
-    exchange.wait()
-
-
 def late(seconds: float, reply: Reply) -> Reply:
     def wait_first(exchange: Exchange) -> None:
         exchange.wait(seconds)
@@ -95,10 +91,6 @@ def cut_body(exchange: Exchange) -> None:
     exchange.close()
 
 
-def reset_before_headers(exchange: Exchange) -> None:
-    exchange.reset()
-
-
 def reset_after_headers(exchange: Exchange) -> None:
     _begun(exchange)
     exchange.reset()
@@ -120,6 +112,8 @@ def _tear(exchange: Exchange) -> None:
     exchange.close()
 
 
+silent = Exchange.wait
+reset_before_headers = Exchange.reset
 cut_stream_clean = _cut(lambda exchange: exchange.chunk(b""))  # as if it were whole, but without its finish
 cut_stream_unclean = _cut(_tear)  # in the middle of a chunk
 reset_in_stream = _cut(late(0.05, Exchange.reset))  # when the client has read what came first
@@ -140,26 +134,16 @@ def error_in_stream(case: str = "overloaded", *, after: int = 0, body: Any = Non
     return reply
 
 
-def broken_gzip(exchange: Exchange) -> None:
-    body = gzip.compress(b"".join(_answer(exchange, Good())[1]))[:-12] + b"not gzip!!!!"
-    exchange.respond(200, "application/json", body[:10] + b"\x00" + body[11:], {"content-encoding": "gzip"})
-
-
 def no_choices(exchange: Exchange) -> None:
     """A well-formed answer, or stream, without a choice."""
     kind, pieces = _answer(exchange, Good(text=""))
-    if kind != "application/json":
+    if kind == "application/json":
+        whole = {name: value for name, value in json.loads(pieces[0]).items() if name != "message"}
+        emptied = {name: [] for name in ("choices", "content") if name in whole}
+        exchange.respond(200, kind, json.dumps(whole | emptied).encode())
+    else:
         empty = [sse({"choices": []}), sse("[DONE]")] if exchange.request.wire in ("openai", "azure") else pieces
         _stream(exchange, kind, [*empty, b""])
-        return
-    whole = json.loads(pieces[0])
-    whole.pop("message", None)
-    emptied = {field: [] for field in ("choices", "content", "data", "embeddings") if field in whole}
-    exchange.respond(200, kind, json.dumps(whole | emptied).encode())
-
-
-def huge(exchange: Exchange) -> None:
-    exchange.respond(200, "application/json", json.dumps({"padding": "x" * 8_000_000}).encode())
 
 
 def _answer(exchange: Exchange, what: Good) -> tuple[str, list[bytes]]:
@@ -189,8 +173,8 @@ BAD_BODIES: Mapping[str, Reply] = {
     "wrong shape": raw(200, b'{"hello": "world"}'),
     "null": raw(200, b"null"),
     "no choices": no_choices,
-    "huge": huge,
-    "broken gzip": broken_gzip,
+    "huge": raw(200, b'{"padding": "%s"}' % (b"x" * 8_000_000)),
+    "broken gzip": raw(200, gzip.compress(b'{"choices": []}')[:10] + b"\x00 is not gzip", content_encoding="gzip"),
     "not utf-8": raw(200, b'{"choices": [{"message": {"content": "\xff\xfe"}}]}'),
     "empty text": good(text=""),
     "reasoning only": good(text="", reasoning="First I should think about the question at length."),

@@ -22,7 +22,6 @@ from gateway_kit import KEY, MODELS, VERSIONS
 from testronaut_llm import Answer, LLMManager
 from testronaut_llm.cli import main
 from testronaut_llm.config.model_config import LLMConfig, TaskConfig
-from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.options import call_of
 from testronaut_llm.records import Call
@@ -67,18 +66,9 @@ def server() -> Iterator[FaultServer]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def api() -> Iterator[Callable[..., Api]]:
-    """Makes endpoints; LiteLLM is loaded first, so that deadlines do not include it."""
-    _warm_up()
-    with apis() as make:
-        yield make
-
-
-@cache
-def _warm_up() -> None:
-    """Makes the first call on each wire, for which LiteLLM loads more modules."""
-    load_litellm()
+@pytest.fixture(scope="session")
+def _warm() -> None:
+    """Makes the first call on each wire, for which LiteLLM loads modules, so that deadlines do not include this."""
     with pytest.MonkeyPatch.context() as patch, apis() as make:
         for name in KEYS:
             patch.setenv(name, KEY)
@@ -86,6 +76,12 @@ def _warm_up() -> None:
         with manager({wire: model(wire, server) for wire in ("openai", "azure", "anthropic", "ollama")}) as llm:
             for wire in llm.config.models:
                 list(llm.stream("t", "hi", model=wire))
+
+
+@pytest.fixture(scope="module")
+def api(_warm: None) -> Iterator[Callable[..., Api]]:
+    with apis() as make:
+        yield make
 
 
 @pytest.fixture
@@ -179,16 +175,13 @@ def config(models: Any, tasks: Any = None, *, limits: Any = None, budget: Any = 
     return LLMConfig(models=dict(models), tasks={"t": settings, **(tasks or {})}, limits=limits or {}, budget=scoped)
 
 
+prices = cache(PriceTable.load)  # read once for all tests
+
+
 def manager(models: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, **task: Any) -> LLMManager:
     made = LLMManager(config=config(models, tasks, **task))
     made._caller.services.prices = prices()
     return made
-
-
-@cache
-def prices() -> PriceTable:
-    """The price tables, read once for all tests."""
-    return PriceTable.load()
 
 
 def looked_up(llm: LLMManager, task: str = "t", prompt: str = "hi", **given: Any) -> Call:

@@ -105,12 +105,12 @@ def harmless() -> list[str]:
 
 
 def _filled(chance: random.Random, form: str) -> str:
-    return re.sub(r"<(\w)(\d+)>", lambda found: _random(chance, found[1], int(found[2])), form)
+    def some(found: re.Match[str]) -> str:
+        """Random letters, or as many random bytes in base64; most end with a digit and a letter."""
+        kind, length = found[1], int(found[2])
+        if kind == "b":
+            return base64.b64encode(chance.randbytes(length - 1) + b"7").decode()
+        end = "7a" if kind in "wWah" and length > 4 else ""
+        return "".join(chance.choices(_LETTERS[kind], k=length - len(end))) + end
 
-
-def _random(chance: random.Random, kind: str, length: int) -> str:
-    """Random letters, or as many random bytes in base64; most end with a digit and a letter."""
-    if kind == "b":
-        return base64.b64encode(chance.randbytes(length - 1) + b"7").decode()
-    end = "7a" if kind in "wWah" and length > 4 else ""
-    return "".join(chance.choices(_LETTERS[kind], k=length - len(end))) + end
+    return re.sub(r"<(\w)(\d+)>", some, form)

@@ -1,4 +1,4 @@
-"""A program for `test_read_only.py`: does everything while files cannot be written, and prints the results as JSON.
+"""A program for `test_unusable_files.py`: does everything while files cannot be written, and prints results as JSON.
 
 `unwritable_program.py FOLDER SIZE...` locks the folders in FOLDER, for a home that was never used and for one that was.
 Then it limits the size of files to each SIZE (bytes), in the folder of that name.
@@ -12,7 +12,6 @@ import io
 import json
 import os
 import resource
-import shlex
 import signal
 import sys
 import tempfile
@@ -31,17 +30,13 @@ from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
 
 Found = dict[str, tuple[int, str]]
-COMMANDS = [
-    shlex.split(line)
-    for line in (
-        *("run t 'Say hello.'", "run t 'Say hello.' --stream --no-cache", "route t 'Say hello.'", "check"),
-        *("compare 'Say hello.' --models m --task t", "spend", "spend --html spend.html"),
-        *("spend prune --older-than 1d", "cache stats", "cache clear --yes", "cache export answers.jsonl"),
-        *("config show", "config set tasks.t.max_tokens 7", "init --force", "trust", "models list"),
-        *("models pull embedded/tiny-random", "models remove --older-than 30d --yes", "prices show m"),
-        *("prices update table.json", "export litellm-proxy --out proxy.yaml"),
-    )
-]
+COMMANDS = (
+    *("run t Hello.", "run t Hello. --stream --no-cache", "route t Hello.", "check", "spend", "cache stats"),
+    *("compare Hello. --models m --task t", "spend --html spend.html", "spend prune --older-than 1d"),
+    *("cache clear --yes", "cache export answers.jsonl", "config show", "config set tasks.t.max_tokens 7", "trust"),
+    *("init --force", "models list", "models pull embedded/tiny-random", "models remove --older-than 30d --yes"),
+    *("prices show m", "prices update table.json", "export litellm-proxy --out proxy.yaml"),
+)
 
 
 def obey_modes() -> None:
@@ -62,9 +57,8 @@ def attempt(work: Callable[[], object]) -> tuple[int, str]:
         return -1, traceback.format_exc()
 
 
-def command(*arguments: str) -> tuple[int, str]:
-    said = io.StringIO()
-    sys.argv = ["testronaut-llm", *arguments]
+def command(line: str) -> tuple[int, str]:
+    sys.argv, said = ["testronaut-llm", *line.split()], io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
         code, failure = attempt(run_command)
     return code, failure or said.getvalue()
@@ -84,7 +78,7 @@ def calls(file: Path, home: Path) -> Found:
 
 def everything(place: Path, home: Path) -> Found:
     os.chdir(place)
-    return {**calls(Path("llm.yaml"), home), **{" ".join(words): command(*words) for words in COMMANDS}}
+    return {**calls(Path("llm.yaml"), home), **{line: command(line) for line in COMMANDS}}
 
 
 def watched(work: Callable[..., Found], *given: Path) -> tuple[Found, str]:
@@ -99,37 +93,34 @@ def allow(mode: int, *folders: Path) -> None:
         one.chmod(mode if one.is_dir() else mode & 0o600)
 
 
-def on_locked_folders(folder: Path) -> list[tuple[Found, str]]:
-    everything(folder / "free", folder / "used")
-    results, place = [], folder / "locked"
-    for home in (folder / "unused", folder / "used"):
-        allow(0o500, home, place)
-        results.append(watched(everything, place, home))
-        allow(0o700, home, place)
-    return results
-
-
 def on_a_full_disk(folder: Path) -> Found:
-    file = folder / "llm.yaml"
+    file, unlimited = folder / "llm.yaml", resource.RLIM_INFINITY
     before = file.read_text()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(folder.name), resource.RLIM_INFINITY))
-    found = calls(file, folder / "home")
-    found["report"] = command("spend", "--config", str(file))
-    found["pull"] = attempt(lambda: fetch("tiny-random", store=ModelStore()))
-    found["set"] = attempt(lambda: set_value(str(file), "tasks.t.max_tokens", "7"))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(folder.name), unlimited))
+    found = {
+        **calls(file, folder / "home"),
+        "report": command(f"spend --config {file}"),
+        "pull": attempt(lambda: fetch("tiny-random", store=ModelStore())),
+        "set": attempt(lambda: set_value(str(file), "tasks.t.max_tokens", "7")),
+    }
+    resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
     is_whole = file.read_text() in (before, before.replace('"max_tokens": 10', '"max_tokens": 7'))
     return {**found, "whole": (int(not is_whole), "")}
 
 
-def main(folder: str, *sizes: str) -> None:
+def main(folder: Path, *sizes: str) -> None:
     load_litellm()
     tiny_model.offer(Path(tempfile.mkdtemp()))
-    results = on_locked_folders(Path(folder))
+    results, place = [], folder / "locked"
+    everything(folder / "free", folder / "used")
+    for home in (folder / "unused", folder / "used"):
+        allow(0o500, home, place)
+        results.append(watched(everything, place, home))
+        allow(0o700, home, place)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    results += [watched(on_a_full_disk, Path(folder, size)) for size in sizes]
+    results += [watched(on_a_full_disk, folder / size) for size in sizes]
     sys.stdout.write(json.dumps(results))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(Path(sys.argv[1]), *sys.argv[2:])

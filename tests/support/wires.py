@@ -65,29 +65,29 @@ WIRES = (
 )
 
 
-def _settings() -> SimpleNamespace:
-    """The servers to record from, which `record.py` passes in the environment; empty in a replay."""
-    names = ("wires", "url", "key", "model", "embedding_model", "api_version", "server")
-    return SimpleNamespace(**{name: os.environ.get(f"RECORD_{name.upper()}", "") for name in names})
+_NAMES = ("wires", "url", "key", "model", "embedding_model", "api_version", "server")
+_WANTED = SimpleNamespace(**{name: os.environ.get(f"RECORD_{name.upper()}", "") for name in _NAMES})
+"""The servers to record from, which `record.py` passes in the environment; empty in a replay."""
 
 
 def cases(mode: str) -> list[Any]:
     """The wires to test in this mode: those with a recording, or those that are to be recorded now."""
-    wanted, found = _settings(), []
+    found = []
     for wire in WIRES:
-        can_embed = mode != "embeddings" or wire.embedded or wanted.embedding_model
-        to_record = wire.name in wanted.wires.split() and mode not in wire.gaps and can_embed
-        if to_record or (not wanted.wires and (FOLDER / wire.name / f"{mode}.yaml").exists()):
+        can_embed = mode != "embeddings" or wire.embedded or _WANTED.embedding_model
+        to_record = wire.name in _WANTED.wires.split() and mode not in wire.gaps and can_embed
+        if to_record or (not _WANTED.wires and (FOLDER / wire.name / f"{mode}.yaml").exists()):
             cassette = pytest.mark.llm_cassette(f"wires/{wire.name}/{mode}")
             found.append(pytest.param(wire, id=wire.name, marks=cassette))
     return found
 
 
 class Servers:
+    settings = _WANTED
+
     def __init__(self, stack: ExitStack, *, recording: bool) -> None:
         self._stack, self.recording = stack, recording
         self._runner: EmbeddedRunner | None = None
-        self.settings = _settings()
 
     def reach(self, wire: Wire, *, embeddings: bool = False) -> tuple[str, str]:
         """Returns `api_base` and key; a replay has no server, and a dummy key."""
