@@ -65,7 +65,7 @@ def makes_vectors(model: ModelConfig) -> bool:
     """True if a model is for embeddings, not for text. Raises LocalModelError if it is missing or damaged."""
     if provider_of(model).name == "ollama":
         with OllamaServer.of(model) as server:
-            return server.makes_vectors(model.name)
+            return "embedding" in server.abilities(server.pulled(model.name))
     return stored_header(model).pooling is not None
 
 

@@ -21,6 +21,7 @@ from testronaut_llm.support.text import closest
 from testronaut_llm.telemetry.redaction import Redactor
 
 if TYPE_CHECKING:
+    import httpx
     from pydantic import SecretStr
 
 _IMPLIED = re.compile(r"^(\w+://)?(registry\.ollama\.ai/(?=[^/]+/))?(library/(?=[^/]+$))?")
@@ -111,10 +112,6 @@ class OllamaServer:
     def __exit__(self, *failure: object) -> None:
         self._http.close()
 
-    def version(self) -> str:
-        """Returns the version that the server reports."""
-        return str(self._ask("/api/version").get("version", ""))
-
     def models(self) -> tuple[OllamaModel, ...]:
         """Returns the models that are pulled."""
         return self._rows("/api/tags")
@@ -143,14 +140,10 @@ class OllamaServer:
         self._ask("/api/delete", {"model": name}, method="DELETE")
 
     def abilities(self, found: OllamaModel) -> tuple[str, ...]:
-        """Returns the capabilities from the list and `show`; empty for an older server."""
+        """Returns the capabilities from the list and `show`, which may differ; empty for an older server."""
         with suppress(LocalModelError):
             return found.capabilities + self.show(found.name).capabilities
         return found.capabilities
-
-    def makes_vectors(self, name: str) -> bool:
-        """True if a model is for embeddings. `show` is right if the list differs."""
-        return "embedding" in self.abilities(self.pulled(name))
 
     def load(
         self,
@@ -173,16 +166,17 @@ class OllamaServer:
         """Yields the progress of a pull; the last note of a complete one is `success`. Raises PullBrokenError."""
         import httpx
 
-        redact = self._redactor.redact  # the server may repeat the key
         body, timeout = {"model": name, "stream": True}, httpx.Timeout(silence, connect=_CONNECT)
         try:
             with self._http.stream("POST", "/api/pull", json=body, timeout=timeout) as response:
+                if not response.is_success:
+                    raise PullBrokenError(self._read(response)[1] or f"it answered status {response.status_code}")
                 for line in filter(str.strip, response.iter_lines()):
                     row = _OBJECT.validate_json(line)
                     if "error" in row:
-                        raise PullBrokenError(redact(str(row["error"])))
+                        raise PullBrokenError(self._redactor.redact(str(row["error"])))
                     done, total = (one if type(one := row.get(key)) is int else None for key in ("completed", "total"))
-                    yield Progress(note=redact(str(row.get("status", ""))), done=done or 0, total=total)
+                    yield Progress(note=self._redactor.redact(str(row.get("status", ""))), done=done or 0, total=total)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise PullBrokenError("Ollama cannot be reached any more") from self._unreachable(error)
         except httpx.TimeoutException:
@@ -224,23 +218,27 @@ class OllamaServer:
         try:
             with self._http.stream(method if body else "GET", path, json=body, timeout=timeout) as response:
                 status = response.status_code
-                answer = _OBJECT.validate_json(response.read() or b"{}")
-                words = self._redactor.redact(str(answer.get("error", "")))[:200]
+                answer, words = self._read(response)
         except BodyError as error:
             words = str(error)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(error) from None
-        except ValueError:
-            pass  # it is not JSON
         if status == 200 and answer is not None:
             return answer
         if body and status == 404:
             raise self._not_pulled(str(body["model"]))
         if body and status != 200:
             raise LocalModelError(f"Ollama refused {body['model']!r}: {words or f'status {status}'}", status=status)
-        said = f"status {status}{': ' + words if words else ''}"
-        what = f"the server at {self.url} does not answer {path} like Ollama ({said})"
-        raise LocalModelError(f"{what}; check api_base, or update Ollama", status=status)
+        said = f"(status {status}{': ' + words if words else ''}); check api_base, or update Ollama"
+        raise LocalModelError(f"the server at {self.url} does not answer {path} like Ollama {said}", status=status)
+
+    def _read(self, response: httpx.Response) -> tuple[Mapping[str, Any] | None, str]:
+        """Returns the object that was answered, or None, and the words of an error."""
+        try:
+            answer = _OBJECT.validate_json(response.read() or b"{}")
+        except ValueError:
+            return None, ""
+        return answer, self._redactor.redact(str(answer.get("error", "")))[:200]
 
 
 def full_name(name: str) -> str:

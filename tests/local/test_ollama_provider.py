@@ -72,7 +72,6 @@ KEEP = {"keep_alive": "10m", "options": {"num_ctx": 2048}}
         recording("ps-one-loaded", "loaded", {}, [(SMALL, "de9c34d2", 209505483, 4096, (), "")]),
         recording("ps-num-ctx-2048", "loaded", {}, [(SMALL, "de9c34d2", 160222411, 2048, (), "")]),
         recording("ps-after-unload", "loaded", {}, []),
-        recording("version", "version", {}, "0.0.0"),
         recording("delete", "remove", {"name": "smollm2-copy:135m"}, None),
         recording("load-keep-alive", "load", {"name": SMALL, **KEEP}, None, ignored=("stream",)),
         recording("unload-generate", "load", {"name": SMALL, "keep_alive": 0}, None, ignored=("stream",)),
@@ -131,10 +130,10 @@ def test_a_name_is_read_as_ollama_reads_it() -> None:
 def test_another_kind_of_server_is_an_error(
     httpserver: HTTPServer, url: str, body: str, status: int, said: str
 ) -> None:
-    httpserver.expect_request("/api/version").respond_with_data(body, status)
+    httpserver.expect_request("/api/tags").respond_with_data(body, status)
     with OllamaServer(url) as server, pytest.raises(LocalModelError) as caught:
-        server.version()
-    assert f"does not answer /api/version like Ollama (status {status}{said}); check api_base" in str(caught.value)
+        server.models()
+    assert f"does not answer /api/tags like Ollama (status {status}{said}); check api_base" in str(caught.value)
     assert caught.value.status == status
 
 
