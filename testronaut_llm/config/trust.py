@@ -99,7 +99,7 @@ def is_trusted(path: Path, text: str) -> bool:
     """True if this exact text was trusted at this exact path."""
     try:
         return bool(json.loads(record_of(path).read_text("utf-8")) == _record(path, text))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 

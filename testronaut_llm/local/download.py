@@ -234,5 +234,5 @@ def note_of(folder: Path) -> dict[str, str]:
     try:
         note = json.loads((folder / "model.json").read_text("utf-8"))
         return {name: str(value) for name, value in note.items()}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}

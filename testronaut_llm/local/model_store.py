@@ -36,7 +36,7 @@ class Rows(Generic[Row]):
         """Returns the rows by name; ignores fields of other versions."""
         try:
             return self._kind.validate_python(json.loads(self.file.read_text("utf-8"))["models"])
-        except (OSError, ValueError, LookupError, TypeError, LocalModelError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, LocalModelError):
             return {}
 
     @contextmanager

@@ -163,7 +163,7 @@ def _read_user(path: Path) -> Table | None:
     try:
         decoded = decode(path.read_text(encoding="utf-8"))
         return Table(name=f"prices update of {str(decoded['updated'])[:10]}", rows=model_rows(decoded["rows"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if not isinstance(error, FileNotFoundError):
             fix = "run `testronaut-llm prices update` again or delete the file"
             logger().warning("price_table_unreadable", file=str(path), error=str(error), fix=fix)

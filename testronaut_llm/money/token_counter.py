@@ -265,7 +265,7 @@ class TokenCounter:
         for line in lines:
             try:
                 self._keep(*json.loads(line))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 self._warn("token_memory_unreadable", error)
 
     def _warn(self, event: str, error: Exception) -> None:
