@@ -185,6 +185,7 @@ MISTAKES = {
     "config set models.good [good": "models.good: the new value is not valid YAML",
     "config show tasks.nothing": "tasks has no 'nothing'; known: cli_analysis, default",
     "spend prune --older-than -5d": "older_than is '-5d'; expected a day",
+    "cache clear --older-than long --yes": "such as 30d",
     "models pull openai/gpt": "cannot be pulled",
     "models pull ollama/x --name y": "keeps its name",
     "models remove": "give the name of a model",
