@@ -27,7 +27,6 @@ Edit = Callable[[str, str], None]
 
 @pytest.mark.usefixtures("tiny_offered")
 def test_pull_and_remove_take_a_name_of_the_file(run: Run, edit: Edit, server: FaultServer) -> None:
-    """They take aliases as `verify` and `bench` do: of an embedded model, and of a server in the file."""
     asked = server.plan("o", faults.raw(200, b'{"status": "success"}\n', "application/x-ndjson"))
     rows = f"  tiny: {{model: embedded/not-there}}\n  q: {{model: 'ollama/q:1b', api_base: '{asked.url}'}}\n"
     edit("models:\n", f"models:\n{rows}")

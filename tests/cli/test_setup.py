@@ -165,10 +165,8 @@ def test_init_makes_rows_and_tasks_of_what_ollama_has(
 def test_a_found_file_is_trusted_by_command(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
     code, _, err = run("check")
-    assert (code, "not trusted, as it may come from elsewhere; read it, then run: testronaut-llm trust\n" in err) == (
-        2,
-        True,
-    )
+    assert code == 2
+    assert "not trusted, as it may come from elsewhere; read it, then run: testronaut-llm trust\n" in err
     assert run("trust")[0] == 0
     assert json.loads(run("check", "--json")[1])["trusted"]
     (folder / "llm.yaml").unlink()
@@ -190,11 +188,9 @@ def test_prices_show_their_source_and_are_updated(run: Run, folder: Path) -> Non
         assert ("is kept as" in err) is (times == 1)
 
 
-def test_every_command_and_option_has_help(run: Run) -> None:
+def test_every_command_and_option_has_help() -> None:
     commands = [get_command(app)]
     for command in commands:
         commands += getattr(command, "commands", {}).values()
         assert command.help, command.name
         assert all(getattr(p, "help", None) for p in command.params), command.name
-    code, out, _ = run("--help")
-    assert (code, "Exit codes" in out) == (0, True)
