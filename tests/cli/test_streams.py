@@ -54,10 +54,8 @@ def shell(api: Api, monkeypatch: pytest.MonkeyPatch) -> Shell:
 
     def running(words: str, *, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
         line = f"set -o pipefail; {shlex.quote(sys.executable)} -c {shlex.quote(PROGRAM)} {words}"
-        given = {**os.environ, **environment}
-        return subprocess.run(
-            ["bash", "-c", line], input=stdin, capture_output=True, env=given, timeout=90, check=False
-        )
+        command, given = ["bash", "-c", line], {**os.environ, **environment}
+        return subprocess.run(command, input=stdin, capture_output=True, env=given, timeout=90, check=False)
 
     return running
 
