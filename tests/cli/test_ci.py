@@ -10,7 +10,7 @@ import pytest
 from manager_kit import Api, Make, Run, model
 
 from testronaut_llm.cli.screen import code_of
-from testronaut_llm.errors import ConnectionFailedError, LLMTimeoutError
+from testronaut_llm.errors import BudgetExceededError, ConnectionFailedError, LLMTimeoutError
 from testronaut_llm.records import Attempt
 
 LABELS = ("--label", " passed = as expected", "--label", "failed ")
@@ -121,6 +121,7 @@ def test_exit_codes_tell_failures_apart(
 def test_an_error_without_an_attempt_of_its_own_has_the_code_of_the_earlier_ones() -> None:
     tried = (Attempt(model="a", provider_model="p/a", outcome="error", error=ConnectionFailedError("x")),)
     assert code_of(LLMTimeoutError("the deadline has passed", attempts=tried)) == 5
+    assert code_of(BudgetExceededError("x", attempts=tried)) == 3
     assert code_of(LLMTimeoutError("x")) == 1
 
 
