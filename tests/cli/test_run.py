@@ -203,13 +203,16 @@ def test_a_mistake_is_one_message_and_nothing_is_sent(
 
 
 def test_nothing_ends_in_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised = [KeyboardInterrupt(), ValueError(f"a bug and {KEY}")]
+
     def broken() -> None:
-        raise ValueError(f"a bug and {KEY}")
+        raise raised.pop()
 
     monkeypatch.setattr(sys.modules["testronaut_llm.cli.app"], "app", broken)
     code, out, err = run("check")
     assert (code, out, err.count("\n"), KEY in err) == (1, "", 1, False)
     assert re.search(r"ValueError in .*test_run\.py:\d+", err)
+    assert run("check") == (130, "", "")
 
 
 OLLAMA = ("models pull ollama/qwen3", "models remove ollama/qwen3")
