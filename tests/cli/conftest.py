@@ -78,8 +78,6 @@ tasks:
 
 @pytest.fixture
 def edit(folder: Path) -> Callable[[str, str], None]:
-    """Replaces a text in the folder's `llm.yaml`."""
-
     def edit(old: str, new: str) -> None:
         text = (folder / "llm.yaml").read_text()
         assert old in text

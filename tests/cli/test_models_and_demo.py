@@ -32,9 +32,7 @@ def test_pull_and_remove_take_a_name_of_the_file(run: Run, edit: Edit, server: F
     edit("models:\n", f"models:\n{rows}")
     assert "there is no 'not-there' in the catalogue" in run("models", "pull", "tiny")[2]
     assert "embedded/not-there is not stored" in run("models", "remove", "tiny")[2]
-    code, _, err = run("models", "pull", "q")
-    assert code == 0, err
-    assert run("models", "remove", "q")[0] == 0
+    assert (run("models", "pull", "q")[0], run("models", "remove", "q")[0]) == (0, 0)
     assert [one.path.rpartition("/")[2] for one in asked.requests if one.method != "GET"][::2] == ["pull", "delete"]
     code, _, err = run("models", "remove", "unknown")
     assert (code, "unknown is not stored" in err) == (1, True)
