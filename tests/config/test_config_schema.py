@@ -1,4 +1,4 @@
-"""The shipped JSON Schema accepts and refuses what the classes of `llm.yaml` do."""
+"""What the classes of `llm.yaml` accept and refuse; the shipped JSON Schema does the same."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 from config_schema import SECTIONS, descriptions, schema_text
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel
 from source_tree import ROOT
 
+from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.config.problems import keys_of
 from testronaut_llm.config.source import PACKAGED, SCHEMA_FILE, FoundConfig, parse_config
 from testronaut_llm.config.yaml_text import read_yaml
@@ -19,6 +23,8 @@ from testronaut_llm.errors import ConfigError
 
 SCHEMA: dict[str, Any] = json.loads(SCHEMA_FILE.read_text("utf-8"))
 VALIDATOR = jsonschema.Draft7Validator(SCHEMA)
+FOUND = FoundConfig(path=Path("llm.yaml"), how="argument")
+KEY = "sk-abcdefghijklmnop1234567890"
 
 ACCEPTED = (
     PACKAGED.read_text("utf-8"),
@@ -56,11 +62,32 @@ def test_every_field_has_a_sentence(section: type[BaseModel]) -> None:
 
 
 def test_the_schema_agrees_with_the_classes() -> None:
-    found = FoundConfig(path=Path("f"), how="argument")
     for text in ACCEPTED:
-        parse_config(text, found)
+        parse_config(text, FOUND)
         VALIDATOR.validate(read_yaml(text).data)
     for text in REFUSED:
         assert not VALIDATOR.is_valid(read_yaml(text).data), text
         with pytest.raises(ConfigError):
-            parse_config(text, found)
+            parse_config(text, FOUND)
+
+
+_WORDS = st.sampled_from(
+    [*ModelConfig.model_fields, *TaskConfig.model_fields, "per_day", "openai/x", "<<", "${X}", "${", "30d", "\x00", KEY]
+)
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | _WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_WORDS, inner, max_size=3),
+    max_leaves=8,
+)
+_FILES = st.fixed_dictionaries({}, optional=dict.fromkeys(LLMConfig.model_fields, _VALUES)).map(yaml.safe_dump)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(_FILES)
+def test_any_file_gives_a_configuration_or_a_config_error(text: str) -> None:
+    message = ""
+    try:
+        parse_config(text, FOUND)
+    except ConfigError as error:
+        message = str(error)
+    assert KEY not in message

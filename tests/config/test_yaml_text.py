@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from testronaut_llm.config import source as config_source
-from testronaut_llm.config.source import PACKAGED, load_config, set_value
+from testronaut_llm.config.source import load_config, set_value
 from testronaut_llm.config.trust import is_trusted, trust
 from testronaut_llm.config.yaml_text import MAX_DEPTH, edited, read_yaml
 from testronaut_llm.errors import ConfigError
@@ -129,12 +129,6 @@ def test_one_value_changes_and_not_one_character_around_it(
         config = set_value(path, key, value)
         assert path.read_bytes() == TEXT.replace(old, new).replace("\n", newline).encode()
         assert config == load_config(path)
-
-
-def test_the_packaged_file_can_be_edited() -> None:
-    text = PACKAGED.read_text("utf-8")
-    new = edited(text, "tasks.cli_analysis.models", "[qwen]", PACKAGED)
-    assert new == text.replace("[luna, sonnet, azure, qwen, embedded]", "[qwen]")
 
 
 @pytest.mark.parametrize(
