@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import cycle
@@ -20,7 +20,7 @@ from testronaut_llm.config.extra_fields import OWNED
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.gateway.gateway import load_litellm
-from testronaut_llm.gateway.model_request import Request, arguments
+from testronaut_llm.gateway.model_request import arguments
 from testronaut_llm.providers.provider_registry import find_provider, listed
 from testronaut_llm.providers.readiness import readiness
 
@@ -33,89 +33,67 @@ def attempts() -> Iterator[Attempts]:
         yield made
 
 
-def own_arguments() -> dict[str, Any]:
-    """Returns each argument that LiteLLM itself uses, with a value whose effect would show."""
+@pytest.mark.parametrize(("wire", "embedding"), [*((w, False) for w in WIRES), *((w, True) for w in EMBEDDING)])
+def test_no_key_of_extra_becomes_an_argument_of_litellm(wire: str, embedding: bool) -> None:
     litellm = load_litellm()
     from litellm.types.utils import all_litellm_params
 
-    named = {*inspect.signature(litellm.completion).parameters, *inspect.signature(litellm.embedding).parameters}
-    named |= {*all_litellm_params, *litellm.OPENAI_CHAT_COMPLETION_PARAMS, "openai_base_url", "callbacks"}
-    named |= {"success_callback", "failure_callback", "proxy", "ssl_verify", "vertex_project"}
-    special = {"custom_llm_provider": "openai", "client": None, "mock_response": "mocked", "num_retries": 3}
-    return {name: special.get(name, "http://127.0.0.1:9/evil") for name in sorted(named - {"args", "kwargs", "self"})}
-
-
-def asked_of(wire: str, url: str, extra: Mapping[str, Any], *, embedding: bool) -> Any:
-    """Returns a request with this `extra`, without the checks of the file."""
-    to = target(wire, url)
-    if embedding:
-        return Request(target=to, texts=("a",), timeout=5.0, extra=extra)
-    return request(to, extra=extra)
-
-
-@pytest.mark.parametrize(("wire", "embedding"), [*((w, False) for w in WIRES), *((w, True) for w in EMBEDDING)])
-def test_no_key_of_extra_becomes_an_argument_of_litellm(wire: str, embedding: bool) -> None:
-    plain = arguments(asked_of(wire, "http://127.0.0.1:9", {}, embedding=embedding))
-    plain.pop("extra_body", None)
-    provider = target(wire, "").provider
-    named = provider.embedding_extra if embedding else provider.extra
-    own = own_arguments()
+    own = {*inspect.signature(litellm.completion).parameters, *inspect.signature(litellm.embedding).parameters}
+    own |= {*all_litellm_params, *litellm.OPENAI_CHAT_COMPLETION_PARAMS, "openai_base_url", "callbacks"}
+    own |= {"success_callback", "failure_callback", "proxy", "ssl_verify", "vertex_project"}
     assert len(own) > 150
-    from litellm.types.utils import all_litellm_params
-
+    asked = replace(request(target(wire)), texts=("a",) if embedding else ())
+    named = asked.target.provider.embedding_extra if embedding else asked.target.provider.extra
     assert not {*(named or ())} & {*all_litellm_params, *OWNED}
-    for name, value in own.items():
-        asked = asked_of(wire, "http://127.0.0.1:9", {name: value}, embedding=embedding)
+    plain = arguments(asked)
+    plain.pop("extra_body", None)
+    for name in own:
         try:
-            made = arguments(asked)
+            made = arguments(replace(asked, extra={name: "a value"}))
         except InvalidRequestError:
             assert named is not None or wire == "ollama", name
             continue
         body = made.pop("extra_body", {})
         if named is None:
-            assert made == plain, name
-            assert body[name] == value
+            assert (made, body[name]) == (plain, "a value"), name
         else:
             assert name in named
 
 
 @pytest.mark.parametrize("wire", ["openai", "azure", "azure v1"])
-def test_hostile_keys_go_nowhere_else(wire: str, attempts: Attempts) -> None:
-    with FaultServer() as server:
-        ours, evil = server.plan("ours", good("Hello.")), server.plan("evil", good("Evil."))
-        there, header = f"{evil.url}/v1", {"x-evil": "1"}
-        hostile = {
-            "custom_llm_provider": "openai", "api_base": there, "base_url": there, "openai_base_url": there,
-            "api_key": "k", "extra_headers": header, "headers": header, "callbacks": ["langfuse"],
-            "success_callback": ["langfuse"], "mock_response": "mocked", "num_retries": 3, "fallbacks": ["openai/x"],
-            "model_list": [], "metadata": {"a": "b"}, "litellm_metadata": {"a": "b"}, "aws_region_name": "x",
-            "vertex_project": "x", "azure_ad_token": "x", "azure_endpoint": there, "proxy": there,
-            "ssl_verify": False, "cooldown_time": 3, "organization": "o", "timeout": 900, "request_timeout": 900,
-        }  # fmt: skip
-        for (name, value), mode in zip(hostile.items(), cycle(MODES)):
-            _, reply = attempts(asked_of(wire, ours.url, {name: value}, embedding=False), mode)
-            assert (reply.text, reply.error) == ("Hello.", None), name
-        assert (len(ours.requests), evil.requests) == (len(hostile), [])
-        for received in ours.requests:
-            assert any(received.has_key(header, KEY) for header in ("authorization", "api-key")), received.headers
-            assert "x-evil" not in received.headers
+def test_hostile_keys_go_nowhere_else(wire: str, server: FaultServer, attempts: Attempts) -> None:
+    ours, evil = server.plan("ours", good("Hello.")), server.plan("evil", good("Evil."))
+    hostile = {
+        **dict.fromkeys(("api_base", "base_url", "openai_base_url", "azure_endpoint", "proxy"), f"{evil.url}/v1"),
+        **dict.fromkeys(("api_key", "azure_ad_token", "organization", "aws_region_name", "vertex_project"), "x"),
+        **dict.fromkeys(("timeout", "request_timeout", "num_retries", "cooldown_time"), 900),
+        "custom_llm_provider": "openai", "mock_response": "mocked", "fallbacks": ["openai/x"], "model_list": [],
+        "extra_headers": {"x-evil": "1"}, "headers": {"x-evil": "1"}, "ssl_verify": False, "callbacks": ["langfuse"],
+        "success_callback": ["langfuse"], "metadata": {"a": "b"}, "litellm_metadata": {"a": "b"},
+    }  # fmt: skip
+    for (name, value), mode in zip(hostile.items(), cycle(MODES)):
+        _, reply = attempts(request(target(wire, ours.url), extra={name: value}), mode)
+        assert (reply.text, reply.error) == ("Hello.", None), name
+    assert (len(ours.requests), evil.requests) == (len(hostile), [])
+    for received in ours.requests:
+        assert any(received.has_key(header, KEY) for header in ("authorization", "api-key")), received.headers
+        assert "x-evil" not in received.headers
 
 
 @pytest.mark.parametrize("model", ["anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-5-5"])
-def test_each_field_of_anthropic_arrives(model: str, attempts: Attempts) -> None:
+def test_each_field_of_anthropic_arrives(model: str, server: FaultServer, attempts: Attempts) -> None:
     """It is unchanged at the top of the body, and nothing is added; dropped fields are reported."""
     values = {"top_k": 5, "top_p": 0.5, "service_tier": "auto", "inference_geo": "us", "container": "c1"}
-    with FaultServer() as server:
-        api = server.plan("a", good("Hello."))
-        asked = request(target("anthropic", api.url, model=model), temperature=None)
-        attempts(asked, "whole")
-        for name in find_provider("anthropic").extra or ():
-            value = values.get(name, {"edits": []})
-            _, reply = attempts(replace(asked, extra={name: value}), "whole")
-            plain, sent = api.requests[0].body, api.requests[-1].body
-            left_out = name == "top_k" and "sonnet-5" in model  # a model that takes none: LiteLLM leaves it out
-            assert reply.dropped_params == ((name,) if left_out else ())
-            assert sent == (plain if left_out else {**plain, name: value})
+    api = server.plan("a", good("Hello."))
+    asked = request(target("anthropic", api.url, model=model), temperature=None)
+    attempts(asked, "whole")
+    for name in find_provider("anthropic").extra or ():
+        value = values.get(name, {"edits": []})
+        _, reply = attempts(replace(asked, extra={name: value}), "whole")
+        plain, sent = api.requests[0].body, api.requests[-1].body
+        left_out = name == "top_k" and "sonnet-5" in model  # a model that takes none: LiteLLM leaves it out
+        assert reply.dropped_params == ((name,) if left_out else ())
+        assert sent == (plain if left_out else {**plain, name: value})
 
 
 def test_a_field_that_is_none_names_the_closest() -> None:
