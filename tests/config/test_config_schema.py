@@ -30,7 +30,9 @@ ACCEPTED = (
     PACKAGED.read_text("utf-8"),
     "models: {a: {model: openai/x, quality: '${Q:-3}', local: '${L:-true}', reasoning: '${R:-low}'}}\ntasks: {}",
     "models: {a: {model: x/y, price: {input: 1, output: '2.5'}, keep_alive: -1, auto_pull: ask}}\ntasks: {}",
+    "models: {a: {model: x/y, digest: 'sha256:abcdef0123', keep_alive: -1m, auto_pull: true}}\ntasks: {}",
     "tasks: {t: {models: x/y, stop: [a, b], timeout: 2m, temperature: 0.5, cache: off, seed: null}}",
+    "tasks: {t: {models: [a/a, b/b], stop: END, deadline: 30, seed: -4, budget: {per_call: 0.5, total: 3}}}",
     "tasks: {}\nbudget: {per_day: '${B:-5}', on_exceeded: warn}\ncache: {ttl: 30d, size_limit: 1GiB}",
     "tasks: {}\nlimits: {openai: {rpm: 5}}\nlog: {file: x, content: true}",
 )

@@ -105,7 +105,7 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path: Path) -> None
   luna: {model: openai/x, qualty: 7}
   other:
     model: openai/y
-    price: {input: -1, output: 2}
+    price: {input: -1}
     extra: {user: u,
       stream: true}
   luna: {model: openai/z}
@@ -120,14 +120,14 @@ budget: {per_day: $5, per_month: "${NOT_SET}"}
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"{path} has 8 problems:"
+    assert lines[0] == f"{path} has 9 problems:"
     places = [line.strip().removeprefix(f"{path}:").split(": ")[:2] for line in lines[1:]]
     assert places == [
-        ["2", "models.luna.qualty"], ["5", "models.other.price.input"], ["7", "models.other.extra.stream"],
-        ["8", "models.luna"], ["11", "tasks.t.models[0]"], ["13", "3"], ["14", "budget.per_day"],
-        ["14", "budget.per_month"],
+        ["2", "models.luna.qualty"], ["5", "models.other.price.input"], ["5", "models.other.price.output"],
+        ["7", "models.other.extra.stream"], ["8", "models.luna"], ["11", "tasks.t.models[0]"], ["13", "3"],
+        ["14", "budget.per_day"], ["14", "budget.per_month"],
     ]  # fmt: skip
-    assert lines[4].endswith("models.luna: is given twice; the first is on line 2")
+    assert lines[5].endswith("models.luna: is given twice; the first is on line 2")
     assert (caught.value.file, caught.value.line) == (str(path), 2)
 
 
@@ -148,7 +148,6 @@ def test_what_is_no_configuration_is_a_config_error(path: Path) -> None:
         (b"", r":1: is empty: run `testronaut-llm init`"),
         (b"- a\n", "expected a mapping"),
         (b"#" * 1_000_001, "is larger than 1,000,000 bytes"),
-        (b"a: [", "is not valid YAML"),
     ):
         path.write_bytes(raw)
         with pytest.raises(ConfigError, match=words) as caught:
@@ -181,16 +180,6 @@ def test_the_packaged_file_is_valid_rates_its_models_and_can_be_edited() -> None
     text = PACKAGED.read_text("utf-8")
     new = edited(text, "tasks.cli_analysis.models", "[qwen]", PACKAGED)
     assert new == text.replace("[luna, sonnet, azure, qwen, embedded]", "[qwen]")
-
-
-def test_an_edit_takes_effect_at_the_next_call(path: Path, tmp_path: Path) -> None:
-    source = ConfigSource.find(path)
-    assert source.current().task(None).models == ("a",)
-    write(path, OTHER, age=50)
-    assert source.current().task(None).models == ("b",)
-    write(tmp_path / "new", GOOD).replace(path)
-    assert source.current().task(None).models == ("a",)
-    assert source.path == source.current().path == path
 
 
 def test_without_an_edit_the_file_is_not_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,15 +248,19 @@ def test_variables_are_followed(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "TESTRONAUT_LLM_MODEL names an unknown model" in entry["error"]
 
 
-def test_trust_is_followed_in_both_directions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(path.parent)
+def test_edits_and_trust_take_effect_at_the_next_call(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     source = ConfigSource.find()
+    assert source.path == source.current().path == path
     assert source.current().trusted is False
     trust(path)
     assert source.current().trusted is True
     write(path, OTHER, age=50)
-    assert source.current().trusted is False
-    assert source.current().task(None).models == ("b",)
+    assert (source.current().trusted, source.current().task(None).models) == (False, ("b",))
+    write(tmp_path / "new", GOOD).replace(path)
+    assert (source.current().trusted, source.current().task(None).models) == (True, ("a",))
 
 
 def test_a_configuration_made_in_python_stays_unchanged() -> None:

@@ -27,20 +27,16 @@ def a_file(provider: str, extra: Any) -> LLMConfig:
     return LLMConfig(models={"m": {"model": f"{provider}/x", "extra": extra}}, tasks={"default": {"models": "m"}})  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize(
-    ("mode", "nested", "of_the_call"),
-    [("complete", True, False), ("acomplete", True, True), ("stream", False, True), ("astream", False, False)],
-)
-async def test_options_of_an_ollama_model_are_merged_below_ours(
-    ollama: Ollama, mode: str, nested: bool, of_the_call: bool
-) -> None:
-    extra = {"options": VALUES} if nested else VALUES
-    async with manager({"m": ollama.row(extra={} if of_the_call else extra)}, seed=7, stop=["END"]) as llm:
-        await ask(llm, mode, "Say hello.", max_tokens=4, **({"extra": extra} if of_the_call else {}))
-    (body,) = ollama.bodies()
+@pytest.mark.parametrize("extra", [VALUES, {"options": VALUES}], ids=["flat", "nested"])
+async def test_options_of_an_ollama_model_are_merged_below_ours(ollama: Ollama, extra: dict[str, Any]) -> None:
+    async with manager({"row": ollama.row(extra=extra), "plain": ollama.row()}, seed=7, stop=["END"]) as llm:
+        await ask(llm, "complete", model="row", max_tokens=4)
+        await ask(llm, "astream", model="plain", max_tokens=4, extra=extra)
+    assert len(ollama.bodies()) == 2
     ours = {"num_predict": 4, "num_ctx": 6144, "temperature": 0, "seed": 7, "stop": ["END"]}
-    assert body["options"] == VALUES | ours
-    assert set(body) == {"model", "messages", "options", "stream", "truncate", "shift"}
+    for body in ollama.bodies():
+        assert body["options"] == VALUES | ours
+        assert set(body) == {"model", "messages", "options", "stream", "truncate", "shift"}
 
 
 def test_an_option_of_a_call_replaces_that_of_the_row(ollama: Ollama, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,9 +47,7 @@ def test_an_option_of_a_call_replaces_that_of_the_row(ollama: Ollama, monkeypatc
         with pytest.raises(InvalidRequestError, match="did you mean `top_k`"):
             llm.complete("t", "Say hello.", extra={"top_kk": 1})
     (body,) = ollama.bodies()
-    assert {name: body["options"][name] for name in ("top_k", "min_p", "num_thread")} == {
-        "top_k": 2, "min_p": 0.1, "num_thread": 4,
-    }  # fmt: skip
+    assert body["options"].items() >= {"top_k": 2, "min_p": 0.1, "num_thread": 4}.items()
 
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
@@ -61,10 +55,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"options": {"repeat_penlty": 1.1}}, "extra.options.repeat_penlty", "did you mean `repeat_penalty`?"),
     ({"options": {"temperature": 1}}, "extra.options.temperature", "the task's `temperature`"),
     ({"num_predict": 5}, "extra.num_predict", "the task's `max_tokens`"),
-    ({"num_ctx": 512}, "extra.num_ctx", "`num_ctx` of the model's row"),
     ({"shift": True}, "extra.shift", "cannot be changed"),
     ({"options": [1]}, "extra.options", "expected a mapping"),
-    ({"top_k": "many"}, "extra.top_k", "expected a whole number"),
     ({"use_mmap": 1}, "extra.use_mmap", "expected true or false"),
     ({"num_gpu": True}, "extra.num_gpu", "expected a whole number"),
     ({"num_thread": "${WORD}"}, "extra.num_thread", "expected a whole number"),

@@ -46,8 +46,6 @@ def test_a_configuration_is_frozen_and_crosses_process_borders() -> None:
     config = made({"extra": {"k": [1]}})
     assert pickle.loads(pickle.dumps(config)) == config
     with pytest.raises(ValidationError, match="frozen"):
-        config.version = 1
-    with pytest.raises(ValidationError, match="frozen"):
         config.models["a"].quality = 9
 
 
@@ -72,21 +70,6 @@ def test_no_task_name_means_default() -> None:
             config.task(name)
     with pytest.raises(UnknownTaskError, match="unknown task 'default'; or add"):
         LLMConfig(tasks={}).task(None)
-
-
-def test_a_field_takes_each_of_its_documented_forms() -> None:
-    price = {"input": 1, "output": 2.5, "cache_read": "0.1", "cache_write": 0}
-    row = {"price": price, "keep_alive": "-1m", "auto_pull": "ask", "digest": "sha256:abcdef0123", "local": True}
-    model = made({**row, "extra": {"deep": {"list": [None, 1.5]}}}).models["a"]
-    assert (model.price.input, model.price.output, model.price.cache_read) == (1, Decimal("2.5"), Decimal("0.1"))
-    assert (model.keep_alive, model.auto_pull, model.extra["deep"]) == ("-1m", "ask", {"list": [None, 1.5]})
-    model = made({"keep_alive": -1, "auto_pull": True}).models["a"]
-    assert (model.keep_alive, model.auto_pull) == (-1, True)
-    budget = {"per_call": 0.5, "per_day": 1, "per_month": 2, "total": 3}
-    row = {"models": ["a/a", "ollama/b"], "stop": "END", "seed": -4, "timeout": "2m", "deadline": 30, "budget": budget}
-    task = made(tasks={"t": {**row, "fallback_on": ["content_filter", "truncated"]}}).task("t")
-    assert (task.models, task.stop, task.timeout, task.deadline) == (("a/a", "ollama/b"), ("END",), 120.0, 30.0)
-    assert (task.budget.per_call, task.budget.total, task.budget.on_exceeded) == (Decimal("0.5"), Decimal(3), "stop")
 
 
 MODEL_ROWS: list[tuple[dict[str, Any], str]] = [
@@ -207,7 +190,6 @@ SECRET = "sk-proj-Zq3v8Xn2Lw7Rt5Yb9Kd4"
     [
         ({"api_key": SECRET}, "write  api_key_env: OPENAI_API_KEY"),
         ({"api_key": "${MY_KEY}"}, "write  api_key_env: MY_KEY"),
-        ({"api_key": "os.environ/MY_KEY"}, "write  api_key_env: MY_KEY"),
         ({"api-key": "x1"}, "write  api_key_env: OPENAI_API_KEY"),
         ({"api_key_env": SECRET}, "write  api_key_env: OPENAI_API_KEY"),
         ({"api_key_env": "0123456789abcdef0123456789abcdef"}, "expected the name of an environment variable"),
