@@ -82,7 +82,6 @@ def test_hostile_keys_go_nowhere_else(wire: str, server: FaultServer, attempts: 
 
 @pytest.mark.parametrize("model", ["anthropic/claude-haiku-4-5", "anthropic/claude-sonnet-5-5"])
 def test_each_field_of_anthropic_arrives(model: str, server: FaultServer, attempts: Attempts) -> None:
-    """It is unchanged at the top of the body, and nothing is added; dropped fields are reported."""
     values = {"top_k": 5, "top_p": 0.5, "service_tier": "auto", "inference_geo": "us", "container": "c1"}
     api = server.plan("a", good("Hello."))
     asked = request(target("anthropic", api.url, model=model), temperature=None)

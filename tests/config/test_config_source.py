@@ -248,10 +248,8 @@ def test_variables_are_followed(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "TESTRONAUT_LLM_MODEL names an unknown model" in entry["error"]
 
 
-def test_edits_and_trust_take_effect_at_the_next_call(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_edits_and_trust_take_effect_at_the_next_call(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
     source = ConfigSource.find()
     assert source.path == source.current().path == path
     assert source.current().trusted is False
@@ -259,7 +257,7 @@ def test_edits_and_trust_take_effect_at_the_next_call(
     assert source.current().trusted is True
     write(path, OTHER, age=50)
     assert (source.current().trusted, source.current().task(None).models) == (False, ("b",))
-    write(tmp_path / "new", GOOD).replace(path)
+    write(path.with_name("new"), GOOD).replace(path)
     assert (source.current().trusted, source.current().task(None).models) == (True, ("a",))
 
 

@@ -35,7 +35,6 @@ def test_unquoted_text_means_what_yaml_1_2_says() -> None:
 
 
 def test_times_sizes_and_money_are_numbers_or_have_a_unit() -> None:
-    """A kB is 1000 bytes and a KiB 1024; 0.1 is an exact tenth of a dollar."""
     assert {text: seconds(text) for text in TIMES} == TIMES
     assert {text: size_in_bytes(text) for text in SIZES} == SIZES
     for amount, expected in AMOUNTS.items():

@@ -20,7 +20,6 @@ VALUES: dict[str, Any] = {
     **{word: 3 if kind is int else 0.5 for word, (kind, _) in SAMPLING.items()},
     **{word: True if kind is bool else 2 for word, kind in HARDWARE.items()},
 }
-"""One of each."""
 
 
 def a_file(provider: str, extra: Any) -> LLMConfig:
@@ -55,7 +54,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"options": {"repeat_penlty": 1.1}}, "extra.options.repeat_penlty", "did you mean `repeat_penalty`?"),
     ({"options": {"temperature": 1}}, "extra.options.temperature", "the task's `temperature`"),
     ({"num_predict": 5}, "extra.num_predict", "the task's `max_tokens`"),
-    ({"shift": True}, "extra.shift", "cannot be changed"),
     ({"options": [1]}, "extra.options", "expected a mapping"),
     ({"use_mmap": 1}, "extra.use_mmap", "expected true or false"),
     ({"num_gpu": True}, "extra.num_gpu", "expected a whole number"),

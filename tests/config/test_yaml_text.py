@@ -51,7 +51,6 @@ l: {<<: [{m: 1, n: 1}, {n: 2, o: 2}]}
         ("<<: 3\n", 1, "is not a mapping"),
         (BOMB, 1, "more than 10,000 values"),
         ("{a: " * 200_000, 1, f"more than {MAX_DEPTH} levels|maximum nesting depth"),  # the latter is PyYAML 6.0.4's
-        ("- x\n" * 25_000, 10_000, "more than 10,000 values"),
         ("#" * 1_000_001, None, "larger than 1,000,000"),
     ],
 )
@@ -108,9 +107,7 @@ def path(tmp_path: Path) -> Path:
         ("budget", "{per_day: 5}", "budget:\n", "budget: {per_day: 5}\n"),
     ],
 )
-def test_one_value_changes_and_not_one_character_around_it(
-    path: Path, key: str, value: str, old: str, new: str
-) -> None:
+def test_one_value_changes_and_nothing_around_it(path: Path, key: str, value: str, old: str, new: str) -> None:
     assert TEXT.count(old) == 1
     for newline in ("\n", "\r\n"):
         path.write_bytes(TEXT.replace("\n", newline).encode())
@@ -127,7 +124,6 @@ def test_one_value_changes_and_not_one_character_around_it(
         ("models.luna", "{model: openai/x, api_key: abc}", r"api_key_env: OPENAI_API_KEY"),
         ("models.luna.quality", "[", r"models.luna.quality: the new value is not valid YAML: .* \(given: '\['\)"),
         ("models.luna.quality.x", "1", r"models.luna.quality has no 'x'"),
-        ("tasks.listed.models.5", "luna", r"tasks.listed.models has no '5'; known: 0, 1"),
         ("tasks.listed.models", "[luna]", r"llm.yaml:13: tasks.listed.models: is written over several lines"),
         ("", "1", r"name the value to set, such as"),
         ("tasks.default.max_tokens", "# nothing", r"tasks.default.max_tokens: expected a whole number"),
