@@ -18,13 +18,12 @@ from testronaut_llm.testing import cassettes, fake, network  # noqa: F401 - pyte
 PAGE = ROOT / "docs" / "tutorial.md"
 OPTIONS = '{"--words": "count the words", "--chars": "count the characters", "--upper": "print in capitals"}'
 PLAN = '[{"option": "--words", "text": "three little words"}, {"option": "--upper", "text": "three little words"}]'
-VERDICT = '{"result": "passed"}'
 
 
 @pytest.fixture
 def project(api: Make, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the tutorial's files; a server answers in place of the small model."""
-    server = api("tutorial", faults.good(OPTIONS), faults.good(PLAN), faults.good(VERDICT))
+    server = api("tutorial", faults.good(OPTIONS), faults.good(PLAN), faults.good('{"result": "passed"}'))
     tool, checks, test = (block.text for block in blocks("python", PAGE))
     settings = yaml.safe_load(next(block.text for block in blocks("yaml", PAGE) if "version: 1" in block.text))
     price = {"input": 1, "output": 2}
@@ -48,8 +47,6 @@ def test_the_checks_run(project: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_test_is_recorded_and_sees_a_change(project: Path, pytester: pytest.Pytester) -> None:
-    """A replay passes; when the tool prints something else, it fails and names the command that records again."""
-
     def run(*options: str) -> pytest.RunResult:
         scope = "asyncio_default_fixture_loop_scope=function"
         return pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:cacheprovider", "-o", scope, *options)
