@@ -38,7 +38,6 @@ ACCEPTED = (
 )
 REFUSED = (
     "tasks: {}\nbugdet: {}",
-    "models: {a: {model: x/y, alias: b}}\ntasks: {}",
     "models: {a: {model: x/y, quality: 11}}\ntasks: {}",
     "models: {a: {model: x/y, reasoning: hihg}}\ntasks: {}",
     "tasks: {t: {}}",

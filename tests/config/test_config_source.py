@@ -200,6 +200,7 @@ def test_an_edit_that_keeps_size_and_date_is_seen(path: Path, monkeypatch: pytes
     stamp = path.stat()
     if not age:
         monkeypatch.setattr(config_source.time, "time_ns", lambda: stamp.st_mtime_ns + 1)
+        monkeypatch.setattr(config_source, "_stamp_of", lambda _: (stamp.st_mtime_ns,))
     source = ConfigSource.find(path)
     source.current()
     path.write_text(OTHER)
@@ -212,7 +213,7 @@ def test_a_broken_or_deleted_file_keeps_the_last_good_one_and_warns_once(path: P
     source = ConfigSource.find(path)
     good = source.current()
     with capture_logs() as log:
-        write(path, GOOD + "bugdet: {}\n", age=50)
+        write(path, GOOD + "bugdet: {}\n", age=0)
         assert source.current() is source.current() is good
         write(path, GOOD.replace("models:", "modles:", 1), age=40)
         assert source.current() is good

@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from testronaut_llm.config.problems import FromEnvironment
-from testronaut_llm.config.sections import Limit, Usd, scalar, seconds, size_in_bytes
+from testronaut_llm.config.sections import Usd, scalar, seconds, size_in_bytes
 
 SCALARS: dict[str, object] = {
     "off": "off", "no": "no", "2024-10-21": "2024-10-21", "1:30": "1:30", "1_000": "1_000", "nan": "nan",
@@ -54,5 +54,3 @@ def test_what_is_no_time_size_or_amount_is_refused() -> None:
     for signed in ("$5", "5 USD", "5€"):
         with pytest.raises(ValidationError, match="the number of US dollars alone"):
             TypeAdapter(Usd).validate_python(signed)
-    with pytest.raises(ValidationError):
-        TypeAdapter(Limit).validate_python(0)

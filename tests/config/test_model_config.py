@@ -89,6 +89,7 @@ TASK_ROWS: list[tuple[Any, str]] = [
     ({"models": ["a", "aa"]}, "tasks.t.models[1]: unknown model 'aa'; did you mean `a`? (or write provider/model)"),
     ({"models": ["a", "a"]}, "tasks.t.models[1]: lists 'a' twice"),
     ({"models": "a", "fallback_on": ["content_filtr"]}, "(given: 'content_filtr'); did you mean `content_filter`?"),
+    ({"models": "a", "name": "b"}, "tasks.t.name: unknown key"),
     ({"models": "a", "budget": {"scope": "x"}}, "`scope` belongs to the `budget` of the whole file"),
     ("a", "tasks.t: expected a mapping (given: 'a')"),
 ]

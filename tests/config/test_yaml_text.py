@@ -51,6 +51,7 @@ l: {<<: [{m: 1, n: 1}, {n: 2, o: 2}]}
         ("<<: 3\n", 1, "is not a mapping"),
         (BOMB, 1, "more than 10,000 values"),
         ("{a: " * 200_000, 1, f"more than {MAX_DEPTH} levels|maximum nesting depth"),  # the latter is PyYAML 6.0.4's
+        ("- x\n" * 25_000, 10_000, "more than 10,000 values"),
         ("#" * 1_000_001, None, "larger than 1,000,000"),
     ],
 )
