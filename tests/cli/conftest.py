@@ -28,8 +28,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Makes endpoints of a fault server; a key is set, and every model has a price."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    table = prices()
-    monkeypatch.setattr(PriceTable, "load", lambda: table)
+    monkeypatch.setattr(PriceTable, "load", prices)
     with apis() as made:
         yield made
 
@@ -79,8 +78,6 @@ tasks:
 
 @pytest.fixture
 def edit(folder: Path) -> Callable[[str, str], None]:
-    """Replaces a text in the folder's `llm.yaml`."""
-
     def edit(old: str, new: str) -> None:
         text = (folder / "llm.yaml").read_text()
         assert old in text

@@ -27,26 +27,15 @@ Edit = Callable[[str, str], None]
 
 @pytest.mark.usefixtures("tiny_offered")
 def test_pull_and_remove_take_a_name_of_the_file(run: Run, edit: Edit, server: FaultServer) -> None:
-    """They take aliases as `verify` and `bench` do: of an embedded model, and of a server in the file."""
     asked = server.plan("o", faults.raw(200, b'{"status": "success"}\n', "application/x-ndjson"))
     rows = f"  tiny: {{model: embedded/not-there}}\n  q: {{model: 'ollama/q:1b', api_base: '{asked.url}'}}\n"
     edit("models:\n", f"models:\n{rows}")
     assert "there is no 'not-there' in the catalogue" in run("models", "pull", "tiny")[2]
     assert "embedded/not-there is not stored" in run("models", "remove", "tiny")[2]
-    code, _, err = run("models", "pull", "q")
-    assert code == 0, err
-    assert run("models", "remove", "q")[0] == 0
+    assert (run("models", "pull", "q")[0], run("models", "remove", "q")[0]) == (0, 0)
     assert [one.path.rpartition("/")[2] for one in asked.requests if one.method != "GET"][::2] == ["pull", "delete"]
     code, _, err = run("models", "remove", "unknown")
     assert (code, "unknown is not stored" in err) == (1, True)
-
-
-def test_a_strangers_row_is_pulled_from_nowhere(run: Run, edit: Edit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
-    edit("models:\n", "models:\n  q: {model: 'ollama/q:1b', api_base: 'http://evil.example'}\n")
-    for command in ("pull", "remove"):
-        code, _, err = run("models", command, "q")
-        assert (code, "testronaut-llm trust" in err) == (2, True)
 
 
 def test_models_list_shows_each_server_of_the_file(run: Run, edit: Edit, server: FaultServer) -> None:
@@ -125,10 +114,14 @@ def test_the_demo_takes_a_local_model_that_is_ready(run: Run, api: Endpoint, edi
 
 
 @pytest.mark.usefixtures("tiny_offered")
-def test_the_demo_runs_no_command_of_a_strangers_file(
+def test_nothing_of_a_strangers_file_is_pulled_or_run(
     run: Run, edit: Edit, api: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
+    edit("models:\n", "models:\n  q: {model: 'ollama/q:1b', api_base: 'http://evil.example'}\n")
+    for command in ("pull", "remove"):
+        code, _, err = run("models", command, "q")
+        assert (code, "testronaut-llm trust" in err) == (2, True)
     monkeypatch.setattr(demo, "SMALL", f"embedded/{TINY}")
     edit("api_key_env: MY_KEY, price: {input: 1, output: 2}", "api_key_command: 'touch ran; echo k', local: true")
     assert "good answered" not in run("demo")[1]

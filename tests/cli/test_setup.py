@@ -101,23 +101,19 @@ def test_config_set_keeps_comments(run: Run, folder: Path, edit: Edit) -> None:
     assert run("config", "show", "tasks.cli_analysis.models.1")[1] == "keyless\n"
 
 
-def test_init_writes_a_file_that_is_valid_and_trusted(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_init_writes_a_file_that_is_valid_and_trusted(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is trusted with keys and can be committed: its schema is beside it, and it holds no local path."""
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
-    new = tmp_path / "new"
-    new.mkdir()
-    monkeypatch.chdir(new)
+    (folder / "llm.yaml").unlink()
     code, _, err = run("init")
     assert (code, "then testronaut-llm run cli_analysis 'Explain ls -la'\n" in err) == (0, True)
     assert json.loads(run("check", "--json")[1])["trusted"]
     assert run("init", "--force")[0] == 0
-    text = (new / "llm.yaml").read_text()
+    text = (folder / "llm.yaml").read_text()
     assert "#   luna (openai/gpt-6-luna): OPENAI_API_KEY is not set; export OPENAI_API_KEY='your key'\n" in text
     schema = text.splitlines()[0].removeprefix("# yaml-language-server: $schema=")
-    assert json.loads((new / schema).read_text())["title"] == "llm.yaml of testronaut-llm"
-    assert not [path for path in (str(tmp_path), str(Path.home()), sys.prefix, "file:/") if path in text]
+    assert json.loads((folder / schema).read_text())["title"] == "llm.yaml of testronaut-llm"
+    assert not [path for path in (str(folder), str(Path.home()), sys.prefix, "file:/") if path in text]
 
 
 GB = 10**9
@@ -165,10 +161,8 @@ def test_init_makes_rows_and_tasks_of_what_ollama_has(
 def test_a_found_file_is_trusted_by_command(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
     code, _, err = run("check")
-    assert (code, "not trusted, as it may come from elsewhere; read it, then run: testronaut-llm trust\n" in err) == (
-        2,
-        True,
-    )
+    assert code == 2
+    assert "not trusted, as it may come from elsewhere; read it, then run: testronaut-llm trust\n" in err
     assert run("trust")[0] == 0
     assert json.loads(run("check", "--json")[1])["trusted"]
     (folder / "llm.yaml").unlink()
@@ -190,11 +184,9 @@ def test_prices_show_their_source_and_are_updated(run: Run, folder: Path) -> Non
         assert ("is kept as" in err) is (times == 1)
 
 
-def test_every_command_and_option_has_help(run: Run) -> None:
+def test_every_command_and_option_has_help() -> None:
     commands = [get_command(app)]
     for command in commands:
         commands += getattr(command, "commands", {}).values()
         assert command.help, command.name
         assert all(getattr(p, "help", None) for p in command.params), command.name
-    code, out, _ = run("--help")
-    assert (code, "Exit codes" in out) == (0, True)

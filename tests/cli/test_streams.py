@@ -17,7 +17,6 @@ from pathlib import Path
 
 import faults
 import pytest
-from fault_server import Endpoint, FaultServer
 from fixtures_local import TINY
 from manager_kit import Api, Make, Run
 
@@ -39,52 +38,33 @@ def controls(text: str) -> set[str]:
     return {one for one, kind in kinds.items() if kind in ("Cc", "Cf", "Cs", "Zl", "Zp")}
 
 
-@pytest.fixture(scope="module")
-def folder(server: FaultServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an llm.yaml, and a home with two cached answers: a hit loads no LiteLLM."""
-    folder = tmp_path_factory.mktemp("streams")
-    url = server.plan("a", faults.good(ANSWER)).url
-    row = {"model": "openai/m", "api_base": f"{url}/v1", "price": {"input": 1, "output": 1}, "context_window": 8192}
-    text = {"models": {"good": row}, "tasks": {"t": {"models": ["good"], "retries": 0}}}
-    (folder / "llm.yaml").write_text(json.dumps(text))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TESTRONAUT_LLM_HOME", str(folder / "home"))
-        with LLMManager(folder / "llm.yaml") as llm:
-            assert [llm.complete("t", prompt).text for prompt in ("hi", "caf\u00e9?")] == [ANSWER] * 2
-    return folder
+@pytest.fixture
+def api(project: Make) -> Api:
+    """A server whose answers to two prompts are in the cache: a hit loads no LiteLLM."""
+    server = project(faults.good(ANSWER))
+    with LLMManager() as llm:
+        assert [llm.complete("t", prompt).text for prompt in ("hi", "caf\u00e9?")] == [ANSWER] * 2
+    return server.plan(faults.good(ANSWER))
 
 
 @pytest.fixture
-def api(server: FaultServer, folder: Path) -> Endpoint:
-    return server.plan("a", faults.good(ANSWER))
-
-
-@pytest.fixture
-def shell(folder: Path, api: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Shell:
+def shell(api: Api, monkeypatch: pytest.MonkeyPatch) -> Shell:
     """Runs `testronaut-llm WORDS` with the streams that bash gives it."""
-    monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(folder / "llm.yaml"))
-    monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(folder / "home"))
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
-    monkeypatch.chdir(folder)
 
     def running(words: str, *, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
         line = f"set -o pipefail; {shlex.quote(sys.executable)} -c {shlex.quote(PROGRAM)} {words}"
-        given = {**os.environ, **environment}
-        return subprocess.run(
-            ["bash", "-c", line], input=stdin, capture_output=True, env=given, timeout=90, check=False
-        )
+        command, given = ["bash", "-c", line], {**os.environ, **environment}
+        return subprocess.run(command, input=stdin, capture_output=True, env=given, timeout=90, check=False)
 
     return running
 
 
-@pytest.mark.parametrize(
-    "locale",
-    [
-        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
-        {"PYTHONIOENCODING": "ascii:strict", "PYTHONUNBUFFERED": "1"},
-    ],
-    ids=str,
-)
+C_LOCALE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+ASCII = {"PYTHONIOENCODING": "ascii:strict", "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.mark.parametrize("locale", [C_LOCALE, ASCII], ids=str)
 def test_an_answer_goes_into_a_pipe_unchanged(shell: Shell, locale: dict[str, str]) -> None:
     """It is the UTF-8 text in any locale, or escaped in JSON; a prompt is read the same way, without its mark."""
     done = shell("run t - --cache only", stdin="\ufeffcaf\u00e9?".encode(), **locale)
@@ -121,10 +101,9 @@ def test_a_stdout_that_takes_nothing_is_one_line(
     assert not code or b"cannot write to stdout: " + says in told[0]
 
 
-def test_what_was_paid_is_not_lost(shell: Shell, api: Endpoint) -> None:
+def test_what_was_paid_is_not_lost(shell: Shell, api: Api) -> None:
     done = shell("run t new > /dev/full")
-    assert b"the answer is in the cache" in done.stderr
-    assert done.stderr.count(b"\n") == 1
+    assert (b"the answer is in the cache" in done.stderr, done.stderr.count(b"\n")) == (True, 1)
     assert shell("run t new").stdout == f"{ANSWER}\n".encode()
     assert len(api.requests) == 1
 
@@ -135,17 +114,11 @@ def test_a_stderr_that_takes_nothing_changes_nothing(shell: Shell, to: str) -> N
     assert (done.returncode, done.stdout) == (0, f"{ANSWER}\n".encode())
 
 
-@pytest.mark.parametrize(
-    ("words", "stdin", "says"),
-    [
-        ("run t - <&-", b"", "cannot read stdin: it is closed"),
-        ("run t -", b"one\ncaf\xe9", "stdin:2: is not UTF-8 text: save it as UTF-8 (byte 4 of the line is 0xe9)"),
-    ],
-)
-def test_a_stdin_that_gives_no_text_is_reported(shell: Shell, words: str, stdin: bytes, says: str) -> None:
-    done = shell(words, stdin=stdin)
-    assert done.returncode == 2
-    assert says in done.stderr.decode()
+def test_a_stdin_that_gives_no_text_is_reported(shell: Shell) -> None:
+    closed, latin = shell("run t - <&-"), shell("run t -", stdin=b"one\ncaf\xe9")
+    assert (closed.returncode, latin.returncode) == (2, 2)
+    assert b"cannot read stdin: it is closed" in closed.stderr
+    assert b"stdin:2: is not UTF-8 text: save it as UTF-8 (byte 4 of the line is 0xe9)" in latin.stderr
 
 
 def in_terminal(*words: str, during: Callable[[subprocess.Popen[bytes]], object] = bool) -> tuple[int, str]:
@@ -170,9 +143,9 @@ def in_terminal(*words: str, during: Callable[[subprocess.Popen[bytes]], object]
         ["run", "t", "hi"],
         ["run", "t", "hi", "--stream"],
         ["run", f"t{NASTY[1:-1]}".replace("\0", ""), "hi"],
-        ["run", "t", "hi", "--model", "\x1b]8;;http://evil\x07good"],
+        ["run", "t", "hi", "--model", "\x1b]8;;http://evil\x07a"],
         ["\x1b[31mred"],
-        ["compare", "hi", "--models", "good", "--task", "t"],
+        ["compare", "hi", "--models", "a", "--task", "t"],
         ["prices", "update", "/\x1b[2J"],
         ["--help"],
     ],
@@ -187,8 +160,7 @@ def test_nothing_on_a_terminal_holds_a_control_character(words: list[str]) -> No
 
 
 @pytest.mark.usefixtures("shell")
-def test_ctrl_c_ends_the_display(api: Endpoint) -> None:
-    """The cursor is shown again, and the cost is the last line."""
+def test_ctrl_c_ends_the_display(api: Api) -> None:
     api.plan(faults.silent)
     interrupted: list[None] = []
 
@@ -201,23 +173,20 @@ def test_ctrl_c_ends_the_display(api: Endpoint) -> None:
     assert (code, last.startswith("this run cost $0.0"), "\n" in last) == (130, True, False)
 
 
-def test_names_of_a_strangers_file_and_errors_of_a_server_are_escaped(
-    shell: Shell, api: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_of_a_strangers_file_and_errors_of_a_server_are_escaped(shell: Shell, api: Api) -> None:
     body = json.dumps({"error": {"message": f"no {NASTY} and [bold red]markup[/]", "type": "x"}}).encode()
     api.plan(faults.raw(400, body))
     name = "\x1b[2Jm\u202e"
     row = {"model": "openai/\x9bm", "api_base": f"{api.url}/v1", "price": {"input": 1, "output": 1}}
     text = {"models": {name: row}, "tasks": {f"t{name}": {"models": [name]}, "t": {"models": [name]}}}
-    monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(tmp_path / "llm.yaml"))
-    (tmp_path / "llm.yaml").write_text(json.dumps(text))
+    Path("llm.yaml").write_text(json.dumps(text))
     done = shell("run t hi")
     assert b"[bold red]markup[/]" in done.stderr
     assert controls(done.stderr.decode()) == set()
     for words in ("check", "config show", "spend"):
         assert controls(in_terminal(*words.split())[1]) == set(), words
     text["models"]["x"] = {"model": "openai/x", f"api{name}": 1}
-    (tmp_path / "llm.yaml").write_text(json.dumps(text))
+    Path("llm.yaml").write_text(json.dumps(text))
     assert controls(shell("config show").stderr.decode()) == set()
 
 
@@ -226,7 +195,6 @@ def test_visible_leaves_text_alone() -> None:
     assert visible(plain) == plain
     assert json.loads(f'"{visible(NASTY)}"') == NASTY
     assert controls(visible(NASTY)) == set()
-    assert visible(visible(NASTY)) == visible(NASTY)
 
 
 ASKING, SHOW_CURSOR = "asking a (openai/", "\x1b[?25h"
@@ -240,7 +208,6 @@ COMMANDS = {
 
 @pytest.fixture
 def slow(project: Make) -> Api:
-    """A slow model in a folder with an llm.yaml, and a file of prompts."""
     server = project(faults.late(0.3, faults.good('{"result": "passed"}')), task={"cache": "off"})
     Path("in.jsonl").write_text('"one"\n"two"\n')
     return server

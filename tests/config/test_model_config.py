@@ -10,28 +10,22 @@ import pytest
 from manager_kit import program
 from pydantic import ValidationError
 
+from testronaut_llm import errors
 from testronaut_llm.config.extra_fields import OWNED
-from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
+from testronaut_llm.config.model_config import LLMConfig, TaskConfig
 from testronaut_llm.config.sections import ErrorCode
-from testronaut_llm.errors import (
-    ConfigError,
-    LocalModelError,
-    OutputInvalidError,
-    OutputTruncatedError,
-    ProviderError,
-    UnknownTaskError,
-)
-
-TASKS: dict[str, Any] = {"default": {"models": "a"}}
+from testronaut_llm.errors import ConfigError, UnknownTaskError
 
 
-def one_model(**row: Any) -> ModelConfig:
-    return LLMConfig(models={"a": {"model": "openai/x", **row}}, tasks=TASKS).models["a"]
+def made(row: dict[str, Any] | None = None, **sections: Any) -> LLMConfig:
+    """A configuration with the model `a`; `row` are its fields."""
+    models = {"a": {"model": "openai/x", **(row or {})}}
+    return LLMConfig(**{"tasks": {"default": {"models": "a"}}, "models": models, **sections})
 
 
-def refusal(**sections: Any) -> str:
+def refusal(row: dict[str, Any] | None = None, **sections: Any) -> str:
     with pytest.raises(ConfigError) as caught:
-        LLMConfig(**{"tasks": TASKS, "models": {"a": {"model": "openai/x"}}, **sections})
+        made(row, **sections)
     return str(caught.value)
 
 
@@ -49,10 +43,8 @@ def test_a_configuration_needs_no_file() -> None:
 
 
 def test_a_configuration_is_frozen_and_crosses_process_borders() -> None:
-    config = LLMConfig(models={"a": {"model": "openai/x", "extra": {"k": [1]}}}, tasks=TASKS)
+    config = made({"extra": {"k": [1]}})
     assert pickle.loads(pickle.dumps(config)) == config
-    with pytest.raises(ValidationError, match="frozen"):
-        config.version = 1
     with pytest.raises(ValidationError, match="frozen"):
         config.models["a"].quality = 9
 
@@ -70,31 +62,14 @@ def test_a_model_is_found_by_alias_or_written_out() -> None:
 def test_no_task_name_means_default() -> None:
     config = LLMConfig(tasks={"default": {"models": "a/b"}, "cli_analysis": {"models": "c/d"}})
     assert config.task(None).models == ("a/b",)
-    for made, name, words in (
-        (config, "cli_analysys", r"'cli_analysys'; did you mean `cli_analysis`\? \(known: default, cli_ana"),
-        (config, "zzz", r"known: cli_analysis, default; or add `zzz: \{models: \[...\]\}`"),
-        (LLMConfig(tasks={}), None, "unknown task 'default'; or add"),
+    for name, words in (
+        ("cli_analysys", r"'cli_analysys'; did you mean `cli_analysis`\? \(known: default, cli_ana"),
+        ("zzz", r"known: cli_analysis, default; or add `zzz: \{models: \[...\]\}`"),
     ):
         with pytest.raises(UnknownTaskError, match=words):
-            made.task(name)
-
-
-def test_every_field_takes_its_documented_forms() -> None:
-    model = one_model(
-        api_base="http://x", api_version="2024-10-21", base_model="gpt", api_key_env="MY_KEY", quality=10,
-        price={"input": 1, "output": 2.5, "cache_read": "0.1", "cache_write": 0}, context_window=9, max_output=8,
-        num_ctx=7, keep_alive="-1m", digest="sha256:abcdef0123", auto_pull="ask", reasoning="off", local=True,
-        dimensions=3, limits={"rpm": 1, "tpm": 2, "concurrency": 3}, extra={"top_k": 5, "deep": {"list": [None, 1.5]}},
-    )  # fmt: skip
-    assert (model.price.input, model.price.output, model.price.cache_read) == (1, Decimal("2.5"), Decimal("0.1"))
-    assert (model.keep_alive, model.auto_pull, model.extra["deep"]) == ("-1m", "ask", {"list": [None, 1.5]})
-    assert (one_model(keep_alive=-1).keep_alive, one_model(auto_pull=True).auto_pull) == (-1, True)
-    budget = {"per_call": 0.5, "per_day": 1, "per_month": 2, "total": 3}
-    row = {"models": ["a/a", "ollama/b"], "strategy": "cascade", "stop": "END", "seed": -4, "timeout": "2m"}
-    more = {"deadline": 30, "fallback_on": ["content_filter", "truncated"], "cache": "off", "budget": budget}
-    task = LLMConfig(tasks={"t": {**row, **more}}).task("t")  # type: ignore[dict-item]
-    assert (task.models, task.stop, task.timeout, task.deadline) == (("a/a", "ollama/b"), ("END",), 120.0, 30.0)
-    assert (task.budget.per_call, task.budget.total, task.budget.on_exceeded) == (Decimal("0.5"), Decimal(3), "stop")
+            config.task(name)
+    with pytest.raises(UnknownTaskError, match="unknown task 'default'; or add"):
+        LLMConfig(tasks={}).task(None)
 
 
 MODEL_ROWS: list[tuple[dict[str, Any], str]] = [
@@ -103,14 +78,9 @@ MODEL_ROWS: list[tuple[dict[str, Any], str]] = [
     ({"local": "yes"}, "expected true or false"),
     ({"price": {"input": 1}}, "models.a.price.output: is missing"),
     ({"price": {"input": float("nan"), "output": 1}}, "models.a.price.input: expected an amount of money"),
-    ({"reasoning": "hihg"}, "did you mean `high`?"),
-    ({"auto_pull": "maybe"}, "expected True, False or 'ask'"),
     ({"keep_alive": "soon"}, "models.a.keep_alive: expected seconds, or a time such as 10m"),
-    ({"api_key_env": "not a name"}, "expected the name of an environment variable"),
     ({"api_key_env": "A", "api_key_file": "b"}, "takes its key from api_key_env and api_key_file: keep one"),
     ({"limits": {"rps": 1}}, "models.a.limits.rps: unknown key; did you mean `rpm`?"),
-    ({"alias": "b"}, "models.a.alias: unknown key"),
-    ({"extra": {"n": 2}}, "models.a.extra.n: is set by this package: use `sample=` of the call"),
     ({"extra": {"x": float("inf")}}, "models.a.extra: expected plain JSON values"),
 ]
 TASK_ROWS: list[tuple[Any, str]] = [
@@ -118,9 +88,8 @@ TASK_ROWS: list[tuple[Any, str]] = [
     ({"models": []}, "tasks.t.models: is empty: name at least one"),
     ({"models": ["a", "aa"]}, "tasks.t.models[1]: unknown model 'aa'; did you mean `a`? (or write provider/model)"),
     ({"models": ["a", "a"]}, "tasks.t.models[1]: lists 'a' twice"),
-    ({"models": "a", "cache": False}, "expected 'use', 'refresh', 'off' or 'only' (given: False)"),
     ({"models": "a", "fallback_on": ["content_filtr"]}, "(given: 'content_filtr'); did you mean `content_filter`?"),
-    ({"models": "a", "fallback_on": "config"}, "tasks.t.fallback_on[0]: expected 'authentication', "),
+    ({"models": "a", "name": "b"}, "tasks.t.name: unknown key"),
     ({"models": "a", "budget": {"scope": "x"}}, "`scope` belongs to the `budget` of the whole file"),
     ("a", "tasks.t: expected a mapping (given: 'a')"),
 ]
@@ -129,28 +98,26 @@ SECTION_ROWS: list[tuple[dict[str, Any], str]] = [
     ({"budget": {"per_day": 0}}, "budget.per_day: expected greater than 0"),
     ({"limits": {"opena": {"rpm": 1}}}, "no model uses the provider 'opena'; did you mean `openai`?"),
     ({"models": {"a b": {"model": "x/y"}, "a": {"model": "x/y"}}}, "'a b' is not a valid name"),
-    ({"models": {5: {"model": "x/y"}}}, "expected text (given: 5)"),
     ({"budget": {"per_day": "${T_D}"}}, "per_day: ${T_D} is not set: export T_D=..., or write ${T_D:-default}"),
 ]
-SECTIONS = [
-    *(({"models": {"a": {"model": "openai/x", **row}}}, words) for row, words in MODEL_ROWS),
-    *(({"tasks": {"t": row}}, words) for row, words in TASK_ROWS),
-    *SECTION_ROWS,
-]
 
 
-@pytest.mark.parametrize(("sections", "words"), SECTIONS)
-def test_a_wrong_value_says_what_is_expected(sections: dict[str, Any], words: str) -> None:
-    assert words in refusal(**sections)
+def test_a_wrong_value_says_what_is_expected() -> None:
+    for row, words in MODEL_ROWS:
+        assert words in refusal(row)
+    for task, words in TASK_ROWS:
+        assert words in refusal(tasks={"t": task})
+    for sections, words in SECTION_ROWS:
+        assert words in refusal(**sections)
 
 
 def test_the_codes_of_fallback_on_are_those_of_the_error_tree() -> None:
-    kinds = (*ProviderError.__subclasses__(), OutputInvalidError, OutputTruncatedError, LocalModelError)
-    assert set(get_args(ErrorCode)) == {kind.code for kind in kinds}
+    others = (errors.OutputInvalidError, errors.OutputTruncatedError, errors.LocalModelError)
+    assert set(get_args(ErrorCode)) == {kind.code for kind in (*errors.ProviderError.__subclasses__(), *others)}
 
 
 def test_extra_refuses_what_this_package_sets() -> None:
-    words = refusal(models={"a": {"model": "openai/x", "extra": dict.fromkeys(OWNED, 1)}})
+    words = refusal({"extra": dict.fromkeys(OWNED, 1)})
     assert all(f"models.a.extra.{name}: is set by this package" in words for name in OWNED)
     assert "extra.azure_ad_token: is set by this package: use `api_key_env` of the model's row" in words
     assert {"stream", "max_tokens", "messages", "tools", "response_format", "think"} <= set(OWNED)
@@ -158,20 +125,19 @@ def test_extra_refuses_what_this_package_sets() -> None:
 
 def test_only_what_is_nearly_the_name_of_a_used_provider_is_taken_for_a_typo() -> None:
     limits = {"anthropic": {"rpm": 1}, "azure_ai": {"tpm": 2}, "http://127.0.0.1:1/v1": {"concurrency": 1}}
-    config = LLMConfig(models={"a": {"model": "openai/x"}}, tasks={"t": {"models": "azure/y"}}, limits=limits)
-    assert config.limits["azure_ai"].tpm == 2
+    assert made(tasks={"t": {"models": "azure/y"}}, limits=limits).limits["azure_ai"].tpm == 2
 
 
 def test_variables_are_filled_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("T_HOST", "example.test")
     monkeypatch.setenv("T_EIGHT", "8")
     monkeypatch.setenv("T_EMPTY", "")
-    model = one_model(
-        api_base="http://${T_HOST}:${T_PORT:-81}/v1", quality="${T_EIGHT}", num_ctx="${T_EMPTY:-4096}",
-        reasoning="${T_R:-low}", local="${T_L:-true}", auto_pull="${T_P:-ask}", keep_alive="${T_EIGHT}",
-        price={"input": "${T_EIGHT}", "output": "${T_N:-1.5}"}, base_model="$${T_HOST} costs $5",
-        extra={"k": "${T_HOST}"},
-    )  # fmt: skip
+    model = made({
+        "api_base": "http://${T_HOST}:${T_PORT:-81}/v1", "quality": "${T_EIGHT}", "num_ctx": "${T_EMPTY:-4096}",
+        "reasoning": "${T_R:-low}", "local": "${T_L:-true}", "auto_pull": "${T_P:-ask}", "keep_alive": "${T_EIGHT}",
+        "price": {"input": "${T_EIGHT}", "output": "${T_N:-1.5}"}, "base_model": "$${T_HOST} costs $5",
+        "extra": {"k": "${T_HOST}"},
+    }).models["a"]  # fmt: skip
     assert (model.api_base, model.quality, model.num_ctx) == ("http://example.test:81/v1", 8, 4096)
     assert (model.reasoning, model.local, model.auto_pull, model.keep_alive) == ("low", True, "ask", 8)
     assert (model.price.input, model.price.output) == (Decimal(8), Decimal("1.5"))
@@ -180,13 +146,14 @@ def test_variables_are_filled_from_the_environment(monkeypatch: pytest.MonkeyPat
 
 def test_an_unset_variable_makes_only_that_model_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("T_EMPTY", "")
-    model = one_model(
-        model="openai/${T_NAME}", api_base="${T_BASE}", num_ctx="${T_CTX}", price={"input": "${T_PRICE}", "output": 2},
-        digest="${T_DIGEST}", api_key_env="${T_KEY}", reasoning="${T_EMPTY}", extra={"k": ["${T_BASE}"]},
-    )  # fmt: skip
+    model = made({
+        "model": "openai/${T_NAME}", "api_base": "${T_BASE}", "num_ctx": "${T_CTX}", "digest": "${T_DIGEST}",
+        "price": {"input": "${T_PRICE}", "output": 2}, "api_key_env": "${T_KEY}", "reasoning": "${T_EMPTY}",
+        "extra": {"k": ["${T_BASE}"]},
+    }).models["a"]  # fmt: skip
     assert (model.model, model.api_base, model.extra) == ("openai/${T_NAME}", "${T_BASE}", {"k": ["${T_BASE}"]})
     assert (model.num_ctx, model.price, model.digest, model.reasoning, model.api_key_env) == (None,) * 5
-    assert model.unset == ("T_NAME", "T_BASE", "T_CTX", "T_PRICE", "T_DIGEST", "T_KEY", "T_EMPTY")
+    assert model.unset == ("T_NAME", "T_BASE", "T_CTX", "T_DIGEST", "T_PRICE", "T_KEY", "T_EMPTY")
 
 
 def test_a_malformed_reference_is_a_problem() -> None:
@@ -219,7 +186,6 @@ SECRET = "sk-proj-Zq3v8Xn2Lw7Rt5Yb9Kd4"
     [
         ({"api_key": SECRET}, "write  api_key_env: OPENAI_API_KEY"),
         ({"api_key": "${MY_KEY}"}, "write  api_key_env: MY_KEY"),
-        ({"api_key": "os.environ/MY_KEY"}, "write  api_key_env: MY_KEY"),
         ({"api-key": "x1"}, "write  api_key_env: OPENAI_API_KEY"),
         ({"api_key_env": SECRET}, "write  api_key_env: OPENAI_API_KEY"),
         ({"api_key_env": "0123456789abcdef0123456789abcdef"}, "expected the name of an environment variable"),
@@ -230,7 +196,7 @@ SECRET = "sk-proj-Zq3v8Xn2Lw7Rt5Yb9Kd4"
     ],
 )
 def test_a_key_written_out_is_refused_with_the_line_to_write_and_is_not_shown(row: dict[str, Any], fix: str) -> None:
-    words = refusal(models={"a": {"model": "openai/x", **row}})
+    words = refusal(row)
     assert fix in words
     assert words.count("\n") == 0, "one problem, named once"
     for secret in (SECRET, "hunter", "0123456789abcdef", "secret12"):
@@ -240,16 +206,16 @@ def test_a_key_written_out_is_refused_with_the_line_to_write_and_is_not_shown(ro
 def test_words_about_passwords_in_prose_are_no_key() -> None:
     prose = "Say what --password=changeme1234 and `Authorization: Bearer abc12345` do, and https://me:pass123@host."
     for system in (prose, "$PROMPT"):
-        LLMConfig(tasks={"t": {"models": "openai/x", "system": system, "stop": ["$END"]}})  # type: ignore[dict-item]
+        made(tasks={"t": {"models": "openai/x", "system": system, "stop": ["$END"]}})
     assert "looks like a key" in refusal(tasks={"t": {"models": "openai/x", "system": f"{prose} {SECRET}"}})
-    assert "looks like a key" in refusal(models={"a": {"model": "a/b", "extra": {"user": "password=changeme1234"}}})
+    assert "looks like a key" in refusal({"extra": {"user": "password=changeme1234"}})
     assert SECRET not in refusal(**{SECRET: 1})
 
 
 @pytest.mark.parametrize("spelling", ["$T_NAME", "os.environ/T_NAME"])
 def test_a_variable_in_another_spelling_gets_the_right_one(spelling: str) -> None:
     row = {"api_key_env": spelling, "extra": {"user": spelling}, "model": spelling, "num_ctx": spelling}
-    words = refusal(models={"a": row}, tasks={"t": {"models": [spelling]}})
+    words = refusal(row, tasks={"t": {"models": [spelling]}})
     places = ("models.a.extra.user", "models.a.model", "models.a.num_ctx", "tasks.t.models[0]")
     told = {"models.a.api_key_env": "T_NAME", **dict.fromkeys(places, "${T_NAME}")}
     found = [f"{place}: {spelling} is not filled in: write  {name}" for place, name in told.items()]
@@ -259,15 +225,15 @@ def test_a_variable_in_another_spelling_gets_the_right_one(spelling: str) -> Non
 def test_repr_and_dumps_show_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("T_TOKEN", "canary-token")
     monkeypatch.setenv("T_URL", "https://user:canary-pass@host/v1?sig=canary-sig")
-    row = {"api_base": "${T_URL}", "api_key_command": "print canary", "extra": {"a": [{"b": "Bearer ${T_TOKEN}"}]}}
-    config = LLMConfig(models={"a": {"model": "openai/x", **row}}, tasks=TASKS)  # type: ignore[dict-item]
+    extra = {"a": [{"b": "Bearer ${T_TOKEN}"}]}
+    config = made({"api_base": "${T_URL}", "api_key_command": "print canary", "extra": extra})
     model = config.models["a"]
     for text in (repr(config), str(config), repr(model), config.model_dump_json(), str(config.model_dump())):
         assert "canary" not in text
         assert "https://***@host/v1" in text
     assert model.environment_texts == ("Bearer canary-token",)
     assert model.api_base == "https://user:canary-pass@host/v1?sig=canary-sig"
-    assert repr(one_model(quality=3)) == "ModelConfig(alias='a', model='openai/x', quality=3)"
+    assert repr(made({"quality": 3}).models["a"]) == "ModelConfig(alias='a', model='openai/x', quality=3)"
 
 
 def test_threads_may_make_the_first_configuration_together() -> None:
@@ -283,11 +249,10 @@ def test_threads_may_make_the_first_configuration_together() -> None:
 def test_a_wrong_value_from_the_environment_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("T_Q", "USD 4242 canary")
     words = refusal(
-        models={"a": {"model": "openai/x", "quality": "${T_Q}", "price": {"input": "${T_Q}", "output": 1}}},
+        {"quality": "${T_Q}", "price": {"input": "${T_Q}", "output": 1}},
         tasks={"t": {"models": "${T_Q}", "system": ["${T_Q}"], "seed": ["${T_Q}"]}},
     )
     assert "models.a.quality: expected a whole number (given: the value of the environment variable)" in words
     assert "tasks.t.models: unknown model the value of the environment variable" in words
     assert "tasks.t.system: expected text (given: ['***'])" in words
-    assert "canary" not in words
-    assert "4242" not in words
+    assert ("canary" in words, "4242" in words) == (False, False)

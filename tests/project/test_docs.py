@@ -7,6 +7,7 @@ import doctest
 import inspect
 import io
 import re
+import runpy
 import shlex
 import sys
 from decimal import Decimal
@@ -29,19 +30,19 @@ from testronaut_llm import AllModelsFailedError, LLMConfig, LLMManager, options
 from testronaut_llm.cli import app
 from testronaut_llm.config.source import load_config
 from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.testing import cassettes, network  # noqa: F401 - pytest forgets what an inner run imports
 from testronaut_llm.testing.fake import FakeLLM
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=str)
-def test_a_python_example_is_python(block: Block) -> None:
-    compile(block.text, str(block), "exec")
+def test_a_python_example_is_python() -> None:
+    for block in blocks("python"):
+        compile(block.text, str(block), "exec")
 
 
 @pytest.mark.parametrize("block", [b for b in blocks("yaml") if "version: 1" in b.text], ids=str)
 def test_an_llm_yaml_example_loads(block: Block, tmp_path: Path) -> None:
-    """Every `llm.yaml` example is valid, and its tasks name models that it has."""
     (tmp_path / "llm.yaml").write_text(block.text, "utf-8")
     assert set(load_config(tmp_path / "llm.yaml").tasks) == set(yaml.safe_load(block.text)["tasks"])
 
@@ -67,21 +68,18 @@ def test_the_worked_example_adds_a_provider_that_is_ready_once_its_key_is_set(tm
     assert (done.stdout.splitlines(), done.stderr) == (["ACME_API_KEY is not set", "True"], "")
 
 
-def shown_commands() -> list[tuple[str, str]]:
+def test_a_shown_command_exists_with_its_options() -> None:
     usage = re.compile(r"(?:^\$ (?:\S*/)?|`(?:\w+=\S+ )?)testronaut-llm ([^`\n]+)", re.MULTILINE)
-    pages = [page for page in PAGES if page.name != "cli.md"]
-    return sorted({(page.name, found) for page in pages for found in usage.findall(page.read_text("utf-8"))})
-
-
-@pytest.mark.parametrize(("page", "line"), shown_commands())
-def test_a_shown_command_exists_with_its_options(page: str, line: str) -> None:
-    command = get_command(app)
-    words = shlex.split(line.replace("...", ""))
-    while words and words[0] in getattr(command, "commands", {}):
-        command = command.commands[words.pop(0)]
-    assert getattr(command, "invoke_without_command", True), f"{page}: no such command: testronaut-llm {line}"
-    options = {option for parameter in command.params for option in parameter.opts}
-    assert {word for word in words if word.startswith("-") and word != "-"} <= options
+    texts = [page.read_text("utf-8") for page in PAGES if page.name != "cli.md"]
+    lines = {found for text in texts for found in usage.findall(text)}
+    assert lines
+    for line in lines:
+        command, words = get_command(app), shlex.split(line.replace("...", ""))
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        assert getattr(command, "invoke_without_command", True), f"no such command: testronaut-llm {line}"
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-") and word != "-"} <= options, line
 
 
 def test_every_own_variable_is_documented() -> None:
@@ -99,8 +97,7 @@ def test_the_public_names_are_documented() -> None:
 
 
 def test_every_link_to_a_file_leads_to_one() -> None:
-    """MkDocs checks the pages in docs/."""
-    for page in ROOT.glob("*.md"):
+    for page in ROOT.glob("*.md"):  # MkDocs checks those in docs/
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8")):
             assert (ROOT / target).exists(), page.name
 
@@ -110,16 +107,13 @@ def test_the_readme_fits_two_screens() -> None:
 
 
 SHORT_PAGES = ("README.md", "docs/index.md", "docs/first-answer.md", "docs/how-to/estimate.md")
-SHORT = blocks("python", *(ROOT / name for name in SHORT_PAGES))
-LIST = '[{"flag": "-l", "meaning": "one file a line"}]'
-TINY = ("embedded/smollm2-135m", "embedded/tiny-random")
-"""The tiny model, which is not downloaded, stands in for the small one."""
+TINY = ("embedded/smollm2-135m", "embedded/tiny-random")  # which is not downloaded, in place of the small one
 
 
 @pytest.fixture
 def folder(api: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the README's llm.yaml, whose models are at one endpoint, and the files that the commands read."""
-    server = api("a", faults.good(LIST))
+    server = api("a", faults.good('[{"flag": "-l", "meaning": "one file a line"}]'))
     (readme,) = blocks("yaml", ROOT / "README.md")
     settings = yaml.safe_load(readme.text)
     row = {"model": "openai/gpt-4o-mini", "api_base": f"{server.url}/v1", "price": {"input": 1, "output": 2}}
@@ -133,7 +127,7 @@ def folder(api: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("block", SHORT, ids=str)
+@pytest.mark.parametrize("block", blocks("python", *(ROOT / name for name in SHORT_PAGES)), ids=str)
 def test_a_short_python_example_runs(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(block.text, str(block), "exec"), {"__name__": "example"})
     printed = capsys.readouterr().out
@@ -145,10 +139,9 @@ def test_a_short_python_example_runs(block: Block, capsys: pytest.CaptureFixture
 METHODS = [one for name, one in inspect.getmembers(LLMManager, inspect.isfunction) if not name.startswith("_")]
 CLASSES = "Answer AsyncStream CallOptions Classification Comparison EmbedOptions Embeddings Estimate LLMError Message"
 PUBLIC = [getattr(testronaut_llm, name) for name in (*CLASSES.split(), "Route", "Stream")]
-DOCUMENTED = [*METHODS, *PUBLIC, options.ClassifyOptions]
 
 
-@pytest.mark.parametrize("documented", DOCUMENTED, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("documented", [*METHODS, *PUBLIC, options.ClassifyOptions], ids=lambda one: one.__name__)
 def test_the_example_of_a_docstring_runs(documented: Any) -> None:
     row = {"model": "openai/fake", "price": {"input": 0, "output": 0}, "quality": 10}
     tasks = ("cli_analysis", "test_generation", "result_verification", "embedding")
@@ -216,7 +209,6 @@ CASE = {"title": "it tells its version", "arguments": ["--version"], "exit_code"
 
 
 def test_the_three_phases_work_together(tmp_path: Path) -> None:
-    """A help text becomes a tree, the tree a plan, its outputs verdicts; a plan that is too long is refused."""
     page: Any = ModuleType("phases_page")
     sys.modules["phases_page"] = page
     exec(compile("\n".join(one.text for one in blocks("python", PAGE)), str(PAGE), "exec"), vars(page))
@@ -237,3 +229,50 @@ def test_the_three_phases_work_together(tmp_path: Path) -> None:
     llm.reply([CASE] * 3, task="test_generation")
     with pytest.raises(AllModelsFailedError, match="accept"):
         page.plan(llm, page.Command.model_validate(TREE), most=2)
+
+
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+OPTIONS = '{"--words": "count the words", "--chars": "count the characters", "--upper": "print in capitals"}'
+PLAN = '[{"option": "--words", "text": "three little words"}, {"option": "--upper", "text": "three little words"}]'
+
+
+@pytest.fixture
+def project(api: Make, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the tutorial's files; a server answers in place of the small model."""
+    server = api("tutorial", faults.good(OPTIONS), faults.good(PLAN), faults.good('{"result": "passed"}'))
+    tool, checks, test = (block.text for block in blocks("python", TUTORIAL))
+    settings = yaml.safe_load(next(block.text for block in blocks("yaml", TUTORIAL) if "version: 1" in block.text))
+    price = {"input": 1, "output": 2}
+    for row in settings["models"].values():
+        row |= {"model": "openai/gpt-4.1-nano", "api_base": f"{server.url}/v1", "local": True, "price": price}
+    (ini,) = blocks("ini", TUTORIAL)
+    files = {"tally.py": tool, "checks.py": checks, "test_tally.py": test, "llm.yaml": yaml.safe_dump(settings)}
+    for name, text in {**files, "pytest.ini": ini.text}.items():
+        (pytester.path / name).write_text(text)
+    monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(pytester.path / "llm.yaml"))
+    monkeypatch.syspath_prepend(pytester.path)
+    return pytester.path
+
+
+def test_the_checks_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(project / "checks.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "--words | three little words | 3 words | passed " in printed
+    assert "--upper | three little words | THREE LITTLE WORDS | passed " in printed
+
+
+def test_the_test_is_recorded_and_sees_a_change(project: Path, pytester: pytest.Pytester) -> None:
+    def run(*options: str) -> pytest.RunResult:
+        scope = "asyncio_default_fixture_loop_scope=function"
+        return pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:cacheprovider", "-o", scope, *options)
+
+    run("--llm-record=once").assert_outcomes(passed=1)
+    assert (project / "cassettes/test_tally/test_each_option_does_what_the_help_text_says.yaml").exists()
+    run().assert_outcomes(passed=1)
+    tool = project / "tally.py"
+    tool.write_text(tool.read_text().replace('"words")', '"word")'))
+    changed = run()
+    changed.assert_outcomes(failed=1)
+    printed = " ".join(" ".join(changed.outlines).split())
+    assert {"3 words", "3 word"} <= set(re.findall(r"printed: (3 words?)\b", printed))
+    assert "pytest --llm-record=refresh 'test_tally.py::test_each_option" in printed

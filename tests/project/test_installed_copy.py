@@ -18,7 +18,6 @@ from source_tree import ROOT
 import testronaut_llm
 
 EXAMPLES = ROOT / "tests" / "support" / "data" / "typing_examples.py"
-SETTINGS = f"[mypy]\nmypy_path = {ROOT}\nstrict = True\ncache_dir = {ROOT}/.cache/typing\n"
 
 
 @pytest.fixture
@@ -43,7 +42,6 @@ def installed(tmp_path: Path) -> Path:
 
 
 def test_command_and_plugin_of_the_wheel_work(installed: Path, tmp_path: Path) -> None:
-    """With a clean HOME and no key, the command writes a file and reads it; pytest has the plugin."""
     (folder := tmp_path / "project").mkdir()
     env = {"PATH": str(installed), "HOME": str(tmp_path), "LANG": "C.UTF-8"}
 
@@ -67,7 +65,7 @@ def test_a_type_checker_knows_the_type_of_each_result(checker: str, tmp_path: Pa
     if checker == "pyright" and not shutil.which("pyright"):
         pytest.skip("pyright is not installed")
     shutil.copy(EXAMPLES, tmp_path)
-    (tmp_path / "mypy.ini").write_text(SETTINGS)
+    (tmp_path / "mypy.ini").write_text(f"[mypy]\nmypy_path={ROOT}\nstrict=True\ncache_dir={ROOT}/.cache/typing\n")
     (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
     command = [sys.executable, "-m", "mypy"] if checker == "mypy" else ["pyright", "--pythonpath", sys.executable]
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # it would be slow

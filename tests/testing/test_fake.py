@@ -57,7 +57,10 @@ def test_a_text_is_answered_and_the_call_is_kept(llm: FakeLLM, llm_network: Netw
     assert not Path(os.environ["TESTRONAUT_LLM_HOME"]).exists()
 
 
-def test_the_last_rule_that_fits_goes_first(llm: FakeLLM) -> None:
+def test_the_last_rule_that_fits_goes_first_and_without_one_the_call_stops(llm: FakeLLM) -> None:
+    with pytest.raises(NoRuleError, match=r"add one: llm\.reply"):
+        llm.complete("cli_analysis", "unexpected")
+    assert len(llm.calls) == 1
     llm.reply("general")
     llm.reply("about tar", prompt=r"\btar\b")
     llm.reply("analysis", task="cli_analysis", prompt="git")
@@ -79,20 +82,17 @@ def test_an_answer_for_a_schema_is_parsed_and_a_wrong_one_is_repaired_once(llm: 
     assert (answer.parsed, len(answer.attempts)) == (LS, 2)
 
 
-def test_an_error_is_retried_and_falls_back_with_its_price(priced: FakeLLM) -> None:
+def test_routing_retries_fallback_and_prices_are_real(priced: FakeLLM) -> None:
+    priced.reply("here")
+    for task, model in {"private": "local", "default": "small"}.items():
+        assert priced.complete(task, "?").model == model
+    assert [one.alias for one in priced.route("judge", "?").kept] == ["big", "small"]
     priced.reply("from the second", model="small")
     empty = FakeAnswer(text="", usage=Usage(prompt_tokens=1000))
     priced.reply(RateLimitError("slow down", retry_after=0.0), empty, model="big")
     answer = priced.complete("judge", "?")
     assert (answer.text, [one.model for one in answer.attempts]) == ("from the second", ["big", "big", "small"])
     assert answer.attempts[1].cost == Decimal("0.01")
-
-
-def test_all_rules_of_routing_hold(priced: FakeLLM) -> None:
-    priced.reply("here")
-    for task, model in {"private": "local", "default": "small"}.items():
-        assert priced.complete(task, "?").model == model
-    assert [one.alias for one in priced.route("judge", "?").kept] == ["big", "small"]
 
 
 def test_finish_reason_and_delay_can_be_given(priced: FakeLLM) -> None:
@@ -104,12 +104,6 @@ def test_finish_reason_and_delay_can_be_given(priced: FakeLLM) -> None:
         priced.reply(said)
         with pytest.raises(error):
             priced.complete("default", "?", deadline=0.1 if said.delay else 9)
-
-
-def test_no_rule_stops_with_the_line_to_add(llm: FakeLLM) -> None:
-    with pytest.raises(NoRuleError, match=r"add one: llm\.reply"):
-        llm.complete("cli_analysis", "unexpected")
-    assert len(llm.calls) == 1
 
 
 async def test_streams_come_in_pieces_and_async_does_the_same(llm: FakeLLM) -> None:

@@ -59,8 +59,6 @@ CALLS = """
 
 
 class Project:
-    """A project with tests that call a server, and pytest runs in it."""
-
     def __init__(self, pytester: pytest.Pytester, server: Api, test: str) -> None:
         self.pytester, self.server = pytester, server
         pytester.makeconftest("pytest_plugins = ['testronaut_llm.testing.plugin']")
@@ -72,13 +70,8 @@ class Project:
         self.pytester.makepyfile(test_it=test.replace("{url}", self.server.url))
 
     def run(self, *options: str) -> pytest.RunResult:
-        return run(self.pytester, *options)
-
-
-def run(pytester: pytest.Pytester, *options: str) -> pytest.RunResult:
-    """A pytest run in this process, with the plugin."""
-    scope = "asyncio_default_fixture_loop_scope=function"
-    return pytester.runpytest_inprocess("-p", "no:randomly", "-o", scope, *options)
+        scope = "asyncio_default_fixture_loop_scope=function"
+        return self.pytester.runpytest_inprocess("-p", "no:randomly", "-o", scope, *options)
 
 
 @pytest.fixture
@@ -271,23 +264,20 @@ def test_calls_are_properties_of_tests_and_a_summary(calls: Project, workers: st
     assert text.count("| rate_limit | 1 |") == 1
 
 
-def test_the_examples_of_the_page_hold(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path
-) -> None:
+def test_the_examples_of_the_page_hold(calls: Project, monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path) -> None:
     """They run by rule, recorded from a real llama.cpp of the user, then replayed without it.
 
     A model of random weights, which needs no download, replaces the small one.
     """
-    pytester.makeconftest("pytest_plugins = ['testronaut_llm.testing.plugin']")
     code, by_rule, recorded = (one.text for one in blocks("python", PAGE))
     (settings,), (ini,) = blocks("yaml", PAGE), blocks("ini", PAGE)
-    pytester.makepyfile(explain=code, test_by_rule=by_rule, test_recorded=recorded)
-    (pytester.path / "llm.yaml").write_text(settings.text.replace("smollm2-135m", "tiny-random"))
-    (pytester.path / "pytest.ini").write_text(ini.text)
-    monkeypatch.syspath_prepend(str(pytester.path))
+    calls.pytester.makepyfile(explain=code, test_by_rule=by_rule, test_recorded=recorded, test_it="")
+    Path("llm.yaml").write_text(settings.text.replace("smollm2-135m", "tiny-random"))
+    Path("pytest.ini").write_text(ini.text)
+    monkeypatch.syspath_prepend(str(calls.pytester.path))
     stored(ModelStore(), tiny_gguf)
-    run(pytester, "--llm-record=once").assert_outcomes(passed=4)
-    (cassette,) = (pytester.path / "cassettes").rglob("*.yaml")
-    assert cassette.relative_to(pytester.path).as_posix() in PAGE.read_text("utf-8")
-    monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(pytester.path / "nothing is here"))
-    run(pytester).assert_outcomes(passed=4)
+    calls.run("--llm-record=once").assert_outcomes(passed=4)
+    (cassette,) = Path("cassettes").rglob("*.yaml")
+    assert cassette.as_posix() in PAGE.read_text("utf-8")
+    monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(Path("nothing is here").absolute()))
+    calls.run().assert_outcomes(passed=4)
