@@ -128,7 +128,7 @@ def fetch_over_http(wanted: Wanted, folder: Path, report: Report) -> Path:
             try:
                 _receive(client, url, wanted, part, report)
                 return part
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 reason = said(error)
             failures = 1 if size_of(part) > before else failures + 1
             if failures >= TRIES:
@@ -195,8 +195,9 @@ def _receive(client: httpx.Client, url: str, wanted: Wanted, part: Path, report:
 
 def _span(response: httpx.Response) -> tuple[int, int | None]:
     """Returns the offset of the body in the file (-1: there is no body), and the length of the whole file."""
-    if span := re.fullmatch(r"bytes (\*|\d+)(?:-\d+)?/(\d+)", response.headers.get("content-range", "")):
-        return -1 if span[1] == "*" else int(span[1]), int(span[2])
+    if response.status_code in (206, 416):
+        span = re.fullmatch(r"bytes (\d{1,18}|\*)(?:-\d+)?/(\d{1,18})", response.headers.get("content-range", ""))
+        return -1 if span is None or span[1] == "*" else int(span[1]), int(span[2]) if span else None
     length = response.headers.get("content-length", "")
     return 0, int(length) if length.isdigit() else None
 

@@ -116,8 +116,22 @@ def test_a_part_is_continued_if_it_is_of_the_same_file(
     assert ["Range" in headers for _, headers in site.requests] == ranges
 
 
+@pytest.mark.parametrize("span", ["", "bytes 0-1/" + "9" * 5000, f"bytes {'9' * 5000}-1/5", "bytes 0-1/x", "bytes */9"])
+@pytest.mark.parametrize("code", [206, 416])
+def test_an_answer_for_a_part_that_does_not_say_which_is_not_used(
+    empty: ModelStore, site: Site, code: int, span: str
+) -> None:
+    site.script = [
+        cut_at_half,
+        lambda _, site: Response(site.data[:9], code, {"Content-Range": span, "ETag": site.tag}),
+    ]
+    fetch(site.url, store=empty)
+    assert empty.path("m").read_bytes() == site.data
+    assert ["Range" in headers for _, headers in site.requests] == [False, True, False]
+
+
 def test_a_server_that_keeps_failing_is_given_up_and_the_part_kept(empty: ModelStore, site: Site) -> None:
-    site.script = [cut_at_half, *[status(503)] * 4]
+    site.script = [cut_at_half, status(302, Location="/" + "x" * 70_000), *[status(503)] * 3]
     seen: list[Progress] = []
     with pytest.raises(LocalModelError, match=rf"fetched: status 503\. {len(site.data) // 2:,} bytes are kept"):
         fetch(site.url, store=empty, progress=seen.append)
