@@ -20,7 +20,7 @@ from testronaut_llm.cache.key import FORMAT
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.paths import write_atomically
-from testronaut_llm.support.text import few, read_utf8
+from testronaut_llm.support.text import few, parse_json, read_utf8
 from testronaut_llm.telemetry.redaction import Redactor
 
 _KEY = re.compile(r"(digest:)?[0-9a-f]{64}")
@@ -131,8 +131,8 @@ class CacheFiles:
 def _row(line: str) -> dict[str, Any]:
     """Returns the row of one line of an exported file. Raises ValueError if it is not one."""
     try:
-        row: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = parse_json(line)
+    except ValueError as error:
         raise ValueError(f"not JSON ({error})") from None
     if not isinstance(row, dict) or not isinstance(row.get("key"), str) or not _KEY.fullmatch(row["key"]):
         raise ValueError("expected a JSON object with a `key` of 64 hex digits, as `cache export` writes it")

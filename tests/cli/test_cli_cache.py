@@ -79,6 +79,7 @@ WRONG_LINES = {
     "{": "not JSON",
     "[]": "expected a JSON object",
     "[" * 100_000: "not JSON",
+    line(task="\ud83d"): "half a character",
     line(key="../x"): "64 hex digits",
     line(key=["a" * 64]): "64 hex digits",
     line(format=9): "export it again",
