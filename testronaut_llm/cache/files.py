@@ -19,7 +19,7 @@ from testronaut_llm.cache.entry import answer_of, vector_of
 from testronaut_llm.cache.key import FORMAT
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.support.paths import write_atomically
+from testronaut_llm.support.paths import size_of, write_atomically
 from testronaut_llm.support.text import few, parse_json, read_utf8
 from testronaut_llm.telemetry.redaction import Redactor
 
@@ -48,7 +48,7 @@ class CacheFiles:
     @property
     def bytes(self) -> int:
         """Returns the size on disk, in bytes."""
-        return sum(file.stat().st_size for file in self.folder.glob(f"{disk.FILE}*"))
+        return sum(map(size_of, self.folder.glob(f"{disk.FILE}*")))
 
     def kept(self, *, task: str | None = None, digests: bool = False) -> Iterator[Kept]:
         """Yields the stored answers, the oldest first, without rows that this package has not written.

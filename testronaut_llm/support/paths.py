@@ -47,13 +47,21 @@ def user_path(text: str | Path) -> Path:
     return Path(path)
 
 
+def size_of(file: Path) -> int:
+    """Returns the bytes of a file; 0 if it is missing."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
 def write_atomically(path: Path, text: str, *, mode: int | None = None) -> None:
     """Replaces a file's text (UTF-8). After a crash, or an OSError, the file is the old one or the new one, complete.
 
     A symbolic link stays, and its target is replaced. The folder must exist. Without a `mode` the file keeps its
     permissions; a new one has 0600.
     """
-    real = path.resolve()
+    real = Path(os.path.realpath(path))  # `resolve` raises RuntimeError for a loop of links
     if mode is None:
         mode = real.stat().st_mode & 0o7777 if real.exists() else 0o600
     handle, name = tempfile.mkstemp(dir=real.parent, prefix=f".{real.name[:40]}.", suffix=".tmp")

@@ -118,6 +118,10 @@ def test_a_new_file_is_private_and_an_old_one_keeps_its_mode(tmp_path: Path) -> 
     assert (link.is_symlink(), path.read_text(), path.stat().st_mode & 0o777) == (True, "two", 0o644)
     write_atomically(path, "three", mode=0o640)
     assert path.stat().st_mode & 0o777 == 0o640
+    link.unlink()
+    link.symlink_to(link)
+    write_atomically(link, "four")
+    assert link.read_text() == "four"
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])

@@ -23,9 +23,10 @@ from werkzeug import Request, Response
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import download
-from testronaut_llm.local.download import Progress, size_of
+from testronaut_llm.local.download import Progress
 from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.support.paths import size_of
 
 Behaviour = Callable[[Request, "Site"], Response]
 
