@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -14,7 +13,7 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import ConfigError, LocalModelError
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.providers import provider_registry
-from testronaut_llm.providers.endpoint import endpoint_of, is_own_host
+from testronaut_llm.providers.endpoint import Endpoint, endpoint_of, is_own_host
 from testronaut_llm.providers.provider_registry import (
     ALIASES,
     Provider,
@@ -26,7 +25,7 @@ from testronaut_llm.providers.provider_registry import (
     register_provider,
     timeout_of,
 )
-from testronaut_llm.providers.readiness import Probes, readiness
+from testronaut_llm.providers.readiness import Probes, Readiness, readiness
 from testronaut_llm.providers.row import Missing
 from testronaut_llm.support.text import is_loopback
 
@@ -35,27 +34,9 @@ def a_model(reference: str, **fields: Any) -> ModelConfig:
     return ModelConfig(alias="mine", model=reference, **fields)
 
 
-def base(reference: str, **fields: Any) -> str | None:
+def endpoint(reference: str, **fields: Any) -> Endpoint:
     model = a_model(reference, **fields)
-    return endpoint_of(model, provider_of(model)).url
-
-
-def version(reference: str, **fields: Any) -> str | None:
-    model = a_model(reference, **fields)
-    return endpoint_of(model, provider_of(model)).api_version
-
-
-def forget() -> None:
-    for read in (provider_registry._plugins, find_provider, provider_registry.litellm_names):
-        read.cache_clear()
-
-
-@pytest.fixture
-def own_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(provider_registry, "_table", dict(provider_registry._table))
-    forget()
-    yield
-    forget()
+    return endpoint_of(model, provider_of(model))
 
 
 def test_a_misspelt_provider_is_an_error_that_names_the_closest() -> None:
@@ -89,7 +70,7 @@ def test_a_registered_provider_is_ready_like_any_other(own_table: None, monkeypa
     assert readiness(a_model("acme/one")).missing == "ACME_API_KEY is not set"
     monkeypatch.setenv("ACME_API_KEY", "acme-key-1")
     assert readiness(a_model("acme/one")).ready
-    assert base("acme/one") == "https://api.acme.example/v1"
+    assert endpoint("acme/one").url == "https://api.acme.example/v1"
     with pytest.raises(ConfigError, match="'openai' is registered already"):
         register_provider(Provider(name="openai", default_base="https://elsewhere.example"))
     with pytest.raises(ConfigError, match="stands before the slash"):
@@ -139,15 +120,14 @@ PASTED = [
 def test_an_endpoint_is_taken_as_people_paste_it() -> None:
     """Path parts that LiteLLM would append again are removed."""
     for reference, written, used in PASTED:
-        assert base(reference, api_base=written) == used
+        assert endpoint(reference, api_base=written).url == used
 
 
 OLLAMA_HOSTS = {
-    "0.0.0.0:8080": "http://127.0.0.1:8080", ":11435": "http://127.0.0.1:11435", "box": "http://box:11434",
-    "box:1/ollama/": "http://box:1/ollama", "http://box": "http://box:80", "ollama.com": "https://ollama.com:443",
-    "http://ollama.com": "http://ollama.com:80", "[::1]": "http://[::1]:11434", '"127.0.0.1"': "http://127.0.0.1:11434",
-    "::": "http://[::1]:11434", "fe80::1%eth0": "http://[fe80::1%eth0]:11434", "box:": "http://box:11434",
-    "https://": "https://127.0.0.1:443", "' box '": "http://box:11434", "  ": "http://127.0.0.1:11434",
+    "0.0.0.0:8080": "http://127.0.0.1:8080", ":11435": "http://127.0.0.1:11435", "box:1/ollama/": "http://box:1/ollama",
+    "http://box": "http://box:80", "ollama.com": "https://ollama.com:443", "http://ollama.com": "http://ollama.com:80",
+    "[::1]": "http://[::1]:11434", "::": "http://[::1]:11434", "fe80::1%eth0": "http://[fe80::1%eth0]:11434",
+    "https://": "https://127.0.0.1:443", "' box:'": "http://box:11434", "  ": "http://127.0.0.1:11434",
 }  # fmt: skip
 
 
@@ -155,7 +135,7 @@ def test_ollama_host_is_read_as_ollama_reads_it(monkeypatch: pytest.MonkeyPatch)
     found = {}
     for host in OLLAMA_HOSTS:
         monkeypatch.setenv("OLLAMA_HOST", host)
-        found[host] = base("ollama/x")
+        found[host] = endpoint("ollama/x").url
     assert found == OLLAMA_HOSTS
 
 
@@ -180,17 +160,24 @@ def test_an_endpoint_of_no_use_is_named_without_repeating_it(
         assert readiness(a_model("openai/x", api_base=url)).missing == f"the endpoint of llm.yaml {fault}"
 
 
+ENVIRONMENT = {
+    "OLLAMA_HOST": "second", "OLLAMA_API_BASE": "http://first:1", "OPENAI_API_VERSION": "preview",
+    "AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com/", "AZURE_OPENAI_API_KEY": "k",
+}  # fmt: skip
+
+
 def test_the_file_goes_before_the_environment_and_that_before_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert base("ollama/x") == "http://127.0.0.1:11434"
-    assert version("azure/x") == "v1"
-    monkeypatch.setenv("OLLAMA_HOST", "second")
-    monkeypatch.setenv("OLLAMA_API_BASE", "http://first:1")
-    monkeypatch.setenv("OPENAI_API_VERSION", "preview")
-    assert base("ollama/x") == "http://first:1"
-    assert version("azure/x") == "preview"
-    assert base("ollama/x", api_base="http://written:2") == "http://written:2"
-    assert version("azure/x", api_version="2025-01-01") == "2025-01-01"
-    assert version("openai/x") is None
+    assert endpoint("ollama/x").url == "http://127.0.0.1:11434"
+    assert endpoint("azure/x").api_version == "v1"
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    assert endpoint("ollama/x").url == "http://first:1"
+    assert endpoint("ollama/x", api_base="http://written:2").url == "http://written:2"
+    note = "key from AZURE_OPENAI_API_KEY, endpoint from AZURE_OPENAI_ENDPOINT, api_version preview"
+    assert readiness(a_model("azure/x")) == Readiness(ready=True, note=note)
+    written = {"api_base": "https://other.openai.azure.com", "api_version": "2025-01-01"}
+    assert endpoint("azure/x", **written) == (written["api_base"], "llm.yaml", "2025-01-01")
+    assert endpoint("openai/x").api_version is None
 
 
 OWN_HOSTS = {
@@ -230,43 +217,21 @@ def test_only_a_model_server_on_loopback_is_local_by_itself(monkeypatch: pytest.
     assert not is_local(a_model("ollama/qwen3:8b"))
 
 
-NOTES: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
-    ("openai/x", {"api_base": "http://127.0.0.1:8080/v1"}, {}, "needs no key, endpoint from llm.yaml"),
-    ("openai/x", {}, {"OPENAI_BASE_URL": "https://gateway.example/v1"}, "needs no key, endpoint from OPENAI_BASE_URL"),
-    ("openai/x", {"api_base": "https://gateway.example/v1"}, {"OPENAI_API_KEY": "k"},
-     "OPENAI_API_KEY is not sent there without `api_key_env: OPENAI_API_KEY`, endpoint from llm.yaml"),
-    ("azure/x", {}, {"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com/", "AZURE_OPENAI_API_KEY": "k"},
-     "key from AZURE_OPENAI_API_KEY, endpoint from AZURE_OPENAI_ENDPOINT, api_version v1"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("case", NOTES)
-def test_readiness_says_what_would_be_used(
-    monkeypatch: pytest.MonkeyPatch, case: tuple[str, dict[str, Any], dict[str, str], str]
-) -> None:
-    reference, fields, environment, note = case
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    found = readiness(a_model(reference, **fields))
-    assert (found.ready, found.missing, found.note) == (True, "", note)
-
-
-def test_an_unset_variable_of_its_row_makes_a_model_not_ready() -> None:
-    found = readiness(a_model("azure/x", api_base="${MY_BASE}", unset=("MY_BASE",)))
-    assert found.missing == "MY_BASE is not set; none of AZURE_API_KEY, AZURE_OPENAI_API_KEY is set"
-    assert found.fix == "export MY_BASE='your value'; then export AZURE_API_KEY='your key'"
-
-
-def test_a_row_may_need_an_endpoint_or_other_fields(own_table: None) -> None:
+def test_what_a_row_lacks_is_named_with_its_fix(own_table: None) -> None:
     for reference in ("azure/x", "hosted_vllm/x", "litellm_proxy/x", "azure_ai/x"):
         found = readiness(a_model(reference))
         assert "needs an endpoint" in found.missing
         assert "`api_base:` in llm.yaml, or set " in found.fix
     register_provider(Provider(name="needy", client="handler", required=("api_version",), key_required=False))
     register_provider(Provider(name="nowhere", key_required=False))
+    register_provider(Provider(name="keyless", default_base="https://keyless.example"))
     assert readiness(a_model("needy/x")).fix == "add `api_version:` in llm.yaml"
     assert readiness(a_model("needy/x", api_version="1")).ready
     assert readiness(a_model("nowhere/x")).missing == "nowhere needs an endpoint"
+    assert readiness(a_model("keyless/x")).fix == "name its variable in llm.yaml: api_key_env: <VARIABLE>"
+    found = readiness(a_model("azure/x", api_base="${MY_BASE}", unset=("MY_BASE",)))
+    assert found.missing == "MY_BASE is not set; none of AZURE_API_KEY, AZURE_OPENAI_API_KEY is set"
+    assert found.fix == "export MY_BASE='your value'; then export AZURE_API_KEY='your key'"
 
 
 def test_ollama_behind_the_openai_wire_is_refused_without_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,12 +246,7 @@ def test_ollama_behind_the_openai_wire_is_refused_without_a_window(monkeypatch: 
     assert readiness(a_model("openai/q", api_base="http://box:7778/v1")).ready
 
 
-def test_embedded_and_signed_providers_need_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = readiness(a_model("embedded/nothing-here"))
-    assert not found.ready
-    assert "install" in found.fix or "models pull embedded/nothing-here" in found.fix
-    monkeypatch.setattr("testronaut_llm.local.local_provider.embedded_missing", lambda model: None)
-    assert readiness(a_model("embedded/tiny")).ready
+def test_providers_that_sign_need_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert readiness(a_model("bedrock/anthropic.claude")).ready
     monkeypatch.delenv("VERTEXAI_PROJECT", raising=False)
     assert "VERTEXAI_PROJECT" in readiness(a_model("vertex_ai/gemini")).missing
