@@ -61,6 +61,7 @@ def test_names_endpoints_and_variables_are_litellms(litellm: Any, monkeypatch: p
     assert {find_provider(name).name for name in theirs} >= theirs - {"ollama_chat", "custom_openai", "cohere_chat"}
     assert {name for name in listed() if find_provider(name).litellm_prefix != "openai"} <= litellm_names()
     assert not set(listed()) & set(litellm_services()), "a name is listed twice"
+    assert [name for name in {*listed(), *litellm_services()} if not find_provider(name).key_variables] == ["embedded"]
 
     for name in [name for name in os.environ if name.endswith(("_API_BASE", "_BASE_URL"))]:
         monkeypatch.delenv(name)
