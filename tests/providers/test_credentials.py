@@ -24,7 +24,6 @@ from testronaut_llm.support.paths import install
 CANARY = "canary-key-0123456789"
 GATEWAY, LOOPBACK, LAN = "https://gateway.example/v1", "http://127.0.0.1:8080/v1", "http://192.168.1.20:11434"
 AZURE = {"api_base": "https://r.openai.azure.com"}
-ALLOW = {"TESTRONAUT_LLM_ALLOW_HTTP_KEYS": "1"}
 
 
 def a_model(reference: str = "openai/gpt", **fields: Any) -> ModelConfig:
@@ -67,8 +66,8 @@ SENT: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
     ("openai/x", {"api_base": LOOPBACK, "trusted": False}, OPENAI,
      "no key: OPENAI_API_KEY is not sent to its api_base until llm.yaml is trusted"),
     ("anthropic/x", {"api_base": LOOPBACK}, {}, NO_KEY),
-    ("anthropic/x", {"api_base": "http://proxy.example"}, {"ANTHROPIC_API_KEY": CANARY, **ALLOW},
-     "key from ANTHROPIC_API_KEY"),
+    ("anthropic/x", {"api_base": "http://proxy.example"},
+     {"ANTHROPIC_API_KEY": CANARY, "TESTRONAUT_LLM_ALLOW_HTTP_KEYS": "1"}, "key from ANTHROPIC_API_KEY"),
     # a server of one's own works without the key of Ollama's cloud, wherever it is named
     ("ollama/x", {"api_base": LAN}, OLLAMA, NOR_OURS),
     ("ollama/x", {}, {**OLLAMA, "OLLAMA_HOST": LAN}, NOR_OURS),
@@ -117,34 +116,23 @@ def test_a_key_in_the_place_of_a_name_is_not_shown() -> None:
         assert pasted not in refusal(a_model().model_copy(update={"api_key_env": pasted}))
 
 
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    path = tmp_path / "a key"
+def test_a_file_is_the_owners_alone_and_holds_the_key_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, model = tmp_path / "a key", a_model(api_key_file=str(tmp_path / "a key"))
+    monkeypatch.setenv("HOME", str(tmp_path))
     path.write_text(f"{CANARY}\n")
-    path.chmod(0o600)
-    return path
-
-
-def test_a_file_holds_the_key_if_only_its_owner_can_read_it(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(key_file.parent))
-    for mode, written in ((0o600, str(key_file)), (0o400, "~/a key")):
-        key_file.chmod(mode)
-        assert key_of(a_model(api_key_file=written)) == CANARY
-    assert readiness(a_model(api_key_file="~/a key")).note == "key from api_key_file"
     for mode in (0o640, 0o604):
-        key_file.chmod(mode)
-        assert refusal(a_model(api_key_file=str(key_file))).endswith(f"(mode {mode:04o}); chmod 600 '{key_file}'")
-
-
-def test_a_file_that_holds_no_key_is_named(tmp_path: Path, key_file: Path) -> None:
-    os.mkfifo(tmp_path / "pipe", 0o600)
-    says = {"none": "cannot be read (No such file", ".": "is not a file", "pipe": "is not a file"}
-    for name, words in says.items():
-        assert words in refusal(a_model(api_key_file=str(tmp_path / name)))
+        path.chmod(mode)
+        assert refusal(model).endswith(f"(mode {mode:04o}); chmod 600 '{path}'")
+    for mode in (0o400, 0o600):
+        path.chmod(mode)
+        assert key_of(model) == key_of(a_model(api_key_file="~/a key")) == CANARY
+    assert readiness(model).note == "key from api_key_file"
     for text in (" \n", f"{CANARY}\nline", f"two {CANARY}", f"{CANARY}\x00", f"{CANARY}é"):
-        key_file.write_text(text)
-        words = "holds more than a key" if text.strip() else "holds no key; put the key there"
-        assert words in refusal(a_model(api_key_file=str(key_file)))
+        path.write_text(text)
+        assert ("holds more than a key" if text.strip() else "holds no key; put the key there") in refusal(model)
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for name, words in {"none": "cannot be read (No such file", ".": "is not a file", "pipe": "is not a file"}.items():
+        assert words in refusal(a_model(api_key_file=str(tmp_path / name)))
 
 
 def command(code: str) -> str:

@@ -173,33 +173,24 @@ def test_litellm_takes_the_client_that_the_row_names(litellm: Any, network: Netw
     """Each provider's request uses the given client, and no other connection is opened."""
     import openai
 
-    requests: list[str] = []
-
     def answer(request: httpx.Request) -> httpx.Response:
-        requests.append(str(request.url))
+        asked[name].append(str(request.url))
         return httpx.Response(418, json={"error": {"message": "a teapot"}})
 
     http = httpx.Client(transport=httpx.MockTransport(answer))
-    common = {"api_base": "http://127.0.0.1:9/v1", "api_key": "k", "max_retries": 0, "timeout": 5}
+    common: dict[str, Any] = {"api_base": "http://127.0.0.1:9/v1", "api_key": "k", "max_retries": 0, "timeout": 5}
     clients = {
         "openai": openai.OpenAI(api_key="k", base_url=common["api_base"], http_client=http, max_retries=0),
         "handler": importlib.import_module("litellm.llms.custom_httpx.http_handler").HTTPHandler(client=http),
     }
-    strays = []
-    for name in sorted(EMBEDDERS if embedding else set(KNOWN) - NOT_TRIED):
+    hi = {"input": ["hi"]} if embedding else {"messages": [{"role": "user", "content": "hi"}]}
+    asked: dict[str, list[str]] = {name: [] for name in sorted(EMBEDDERS if embedding else {*KNOWN} - NOT_TRIED)}
+    for name in asked:
         litellm.model_cost.setdefault(f"{name}/m", {"litellm_provider": name, "mode": "chat"})  # or Ollama is asked
         row = find_provider(name)
-        requests.clear()
-        before = len(network.connects) + len(network.blocked)
-        kind = (embedding and row.embedding_client) or row.client
-        ask, question = (
-            (litellm.embedding, {"input": ["hi"]})
-            if embedding
-            else (litellm.completion, {"messages": [{"role": "user", "content": "hi"}]})
-        )
+        client = clients[(embedding and row.embedding_client) or row.client]
         with pytest.raises(openai.OpenAIError):
-            ask(model=f"{name}/m", client=clients[kind], **question, **common)
-        if len(requests) != 1 or len(network.connects) + len(network.blocked) != before:
-            strays.append((name, list(requests)))
+            (litellm.embedding if embedding else litellm.completion)(model=f"{name}/m", client=client, **hi, **common)
     http.close()
-    assert strays == []
+    assert {name: urls for name, urls in asked.items() if len(urls) != 1} == {}
+    assert (network.connects, network.blocked) == ([], [])

@@ -149,13 +149,8 @@ def test_litellm_is_imported_in_the_worst_environment(api: Make, tmp_path: Path)
     rows["here"] = model("openai", api("here", faults.good()))
     tasks = {"t": {"models": [*rows], "strategy": "as_listed"}, "e": {"models": ["here"]}}
     (tmp_path / "llm.yaml").write_text(json.dumps({"models": rows, "tasks": tasks}))
-    more = {
-        "NO_PROXY": "[::1]",
-        "SSL_CERTIFICATE": "/no/such",
-        "SSL_SECURITY_LEVEL": "junk",
-        "OLLAMA_HOST": "http://[x",
-    }
-    worst = {**dict(BROKEN), **more}
+    worst = {**dict(BROKEN), "SSL_CERTIFICATE": "/no/such", "SSL_SECURITY_LEVEL": "junk"}
+    worst |= {"NO_PROXY": "[::1]", "OLLAMA_HOST": "http://[x"}
     ran = program("-c", _PROGRAM, tmp_path / "llm.yaml", *worst, env={**os.environ, **worst}, timeout=300)
     said = ["Hello from the fault server. here", *(f"{name} ConnectionFailedError 0" for name in clouds), "True"]
     assert (ran.stdout.splitlines(), ran.returncode) == (said, 0), ran.stderr
