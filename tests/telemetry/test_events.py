@@ -56,7 +56,6 @@ def events() -> Iterator[list[Any]]:
     with capture_logs() as captured:
         structlog.configure(processors=structlog.get_config()["processors"])
         yield captured
-    structlog.reset_defaults()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -123,8 +122,7 @@ async def test_a_cancelled_call_is_reported(api: Make, events: list[Any]) -> Non
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(llm.acomplete("t", PROMPT), 0.3)
     calls = [one for one in events if one["event"] == "llm_call"]
-    assert [one["error.type"] for one in calls] == ["left", "left"]
-    assert all(one["llm.prompt.chars"] for one in calls)
+    assert [(one["error.type"], one["llm.prompt.chars"]) for one in calls] == [("left", len(f"user: {PROMPT}"))] * 2
 
 
 def test_an_edit_of_the_file_moves_the_log(file: Path) -> None:
