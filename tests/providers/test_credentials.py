@@ -9,22 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 from pydantic import SecretStr
 
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import MissingCredentialError
-from testronaut_llm.providers.credentials import Credentials, UnreadableError, resolve_key, run_command
-from testronaut_llm.providers.provider_registry import Provider, provider_of
+from testronaut_llm.providers.credentials import Credentials, UnreadableError, key_source, resolve_key, run_command
+from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.providers.readiness import readiness
 from testronaut_llm.support.paths import install
 
 CANARY = "canary-key-0123456789"
 GATEWAY, LOOPBACK, LAN = "https://gateway.example/v1", "http://127.0.0.1:8080/v1", "http://192.168.1.20:11434"
 AZURE = {"api_base": "https://r.openai.azure.com"}
-ALLOW = {"TESTRONAUT_LLM_ALLOW_HTTP_KEYS": "1"}
 
 
 def a_model(reference: str = "openai/gpt", **fields: Any) -> ModelConfig:
@@ -48,38 +47,43 @@ def refusal(model: ModelConfig) -> str:
 
 
 OPENAI, OLLAMA = {"OPENAI_API_KEY": CANARY}, {"OLLAMA_API_KEY": CANARY}
-SENT: list[tuple[str, dict[str, Any], dict[str, str], bool]] = [
-    ("openai/x", {}, {"OPENAI_API_KEY": f" {CANARY}\n"}, True),
-    ("gemini/x", {}, {"GOOGLE_API_KEY": "second", "GEMINI_API_KEY": CANARY}, True),
-    ("openai/x", {"api_key_env": "MY_KEY"}, {"OPENAI_API_KEY": "usual", "MY_KEY": CANARY}, True),
+NO_KEY = "needs no key"
+OURS, ALSO_OURS = "key from OPENAI_API_KEY", "key from OLLAMA_API_KEY"
+NOT_OURS, NOR_OURS = (
+    f"{name} is not sent there without `api_key_env: {name}`" for name in ("OPENAI_API_KEY", "OLLAMA_API_KEY")
+)
+SENT: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
+    ("openai/x", {}, {"OPENAI_API_KEY": f" {CANARY}\n"}, OURS),
+    ("gemini/x", {}, {"GOOGLE_API_KEY": "second", "GEMINI_API_KEY": CANARY}, "key from GEMINI_API_KEY"),
+    ("openai/x", {"api_key_env": "MY_KEY"}, {"OPENAI_API_KEY": "usual", "MY_KEY": CANARY}, "key from MY_KEY"),
     # `openai/` also stands for other people's servers: they get the key only by name, or by the user's own variable
-    ("openai/x", {"api_base": GATEWAY}, OPENAI, False),
-    ("openai/x", {"api_base": GATEWAY, "api_key_env": "OPENAI_API_KEY"}, OPENAI, True),
-    ("openai/x", {}, {**OPENAI, "OPENAI_BASE_URL": GATEWAY}, True),
-    ("openai/x", {}, {"OPENAI_BASE_URL": GATEWAY}, False),
-    ("openai/x", {"api_base": LOOPBACK}, OPENAI, True),
-    ("openai/x", {"api_base": LOOPBACK}, {}, False),
-    ("openai/x", {"api_base": LOOPBACK, "trusted": False}, OPENAI, False),
-    ("anthropic/x", {"api_base": LOOPBACK}, {}, False),
-    ("anthropic/x", {"api_base": "http://proxy.example"}, {"ANTHROPIC_API_KEY": CANARY, **ALLOW}, True),
+    ("openai/x", {"api_base": GATEWAY}, OPENAI, NOT_OURS),
+    ("openai/x", {"api_base": GATEWAY, "api_key_env": "OPENAI_API_KEY"}, OPENAI, OURS),
+    ("openai/x", {}, {**OPENAI, "OPENAI_BASE_URL": GATEWAY}, OURS),
+    ("openai/x", {}, {"OPENAI_BASE_URL": GATEWAY}, NO_KEY),
+    ("openai/x", {"api_base": LOOPBACK}, OPENAI, OURS),
+    ("openai/x", {"api_base": LOOPBACK}, {}, NO_KEY),
+    ("openai/x", {"api_base": LOOPBACK, "trusted": False}, OPENAI,
+     "no key: OPENAI_API_KEY is not sent to its api_base until llm.yaml is trusted"),
+    ("anthropic/x", {"api_base": LOOPBACK}, {}, NO_KEY),
+    ("anthropic/x", {"api_base": "http://proxy.example"},
+     {"ANTHROPIC_API_KEY": CANARY, "TESTRONAUT_LLM_ALLOW_HTTP_KEYS": "1"}, "key from ANTHROPIC_API_KEY"),
     # a server of one's own works without the key of Ollama's cloud, wherever it is named
-    *[("ollama/x", {"api_base": base}, OLLAMA, False) for base in (LAN, LOOPBACK)],
-    ("ollama/x", {}, {**OLLAMA, "OLLAMA_HOST": LAN}, False),
-    ("ollama/x", {}, OLLAMA, False),
-    ("ollama/x", {"api_base": "https://ollama.com"}, OLLAMA, True),
-    ("ollama/x", {"api_base": "https://box.example", "api_key_env": "OLLAMA_API_KEY"}, OLLAMA, True),
-    ("embedded/x", {}, {}, False),
-]
+    ("ollama/x", {"api_base": LAN}, OLLAMA, NOR_OURS),
+    ("ollama/x", {}, {**OLLAMA, "OLLAMA_HOST": LAN}, NOR_OURS),
+    ("ollama/x", {}, OLLAMA, NOR_OURS),
+    ("ollama/x", {"api_base": "https://ollama.com"}, OLLAMA, ALSO_OURS),
+    ("ollama/x", {"api_base": "https://box.example", "api_key_env": "OLLAMA_API_KEY"}, OLLAMA, ALSO_OURS),
+    ("embedded/x", {}, {}, NO_KEY),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", SENT)
-def test_a_key_is_sent_to_its_own_provider_only(
-    monkeypatch: pytest.MonkeyPatch, case: tuple[str, dict[str, Any], dict[str, str], bool]
-) -> None:
-    reference, fields, environment, sent = case
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert key_of(a_model(reference, **fields)) == (CANARY if sent else None)
+def test_a_key_is_sent_to_its_own_provider_only() -> None:
+    for reference, fields, environment, note in SENT:
+        model = a_model(reference, **fields)
+        with patch.dict(os.environ, environment):
+            assert key_source(model, provider_of(model)).note == note
+            assert key_of(model) == (CANARY if note.startswith("key from") else None)
 
 
 NONE_OF = "none of AZURE_API_KEY, AZURE_OPENAI_API_KEY is set"
@@ -98,17 +102,13 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, str], str, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_is_missing_is_named_with_the_line_that_fixes_it(
-    monkeypatch: pytest.MonkeyPatch, case: tuple[str, dict[str, Any], dict[str, str], str, str]
-) -> None:
-    reference, fields, environment, missing, fix = case
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    model = a_model(reference, **fields)
-    assert refusal(model) == f"{missing}; {fix}"
-    found = readiness(model)
-    assert (found.ready, found.missing, found.fix) == (False, missing, fix)
+def test_what_is_missing_is_named_with_the_line_that_fixes_it() -> None:
+    for reference, fields, environment, missing, fix in REFUSED:
+        model = a_model(reference, **fields)
+        with patch.dict(os.environ, environment):
+            assert refusal(model) == f"{missing}; {fix}"
+            found = readiness(model)
+            assert (found.ready, found.missing, found.fix) == (False, missing, fix)
 
 
 def test_a_key_in_the_place_of_a_name_is_not_shown() -> None:
@@ -116,93 +116,60 @@ def test_a_key_in_the_place_of_a_name_is_not_shown() -> None:
         assert pasted not in refusal(a_model().model_copy(update={"api_key_env": pasted}))
 
 
-def test_a_row_without_variables_asks_for_one() -> None:
-    row = Provider(name="bare", default_base="https://bare.example")
-    with pytest.raises(MissingCredentialError, match="no key for bare; name its variable"):
-        resolve_key(a_model("bare/x"), row)
-
-
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    path = tmp_path / "a key"
+def test_a_file_is_the_owners_alone_and_holds_the_key_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, model = tmp_path / "a key", a_model(api_key_file=str(tmp_path / "a key"))
+    monkeypatch.setenv("HOME", str(tmp_path))
     path.write_text(f"{CANARY}\n")
-    path.chmod(0o600)
-    return path
-
-
-def test_a_file_of_its_owner_holds_the_key(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(key_file.parent))
-    for mode, written in ((0o600, str(key_file)), (0o400, "~/a key")):
-        key_file.chmod(mode)
-        assert key_of(a_model(api_key_file=written)) == CANARY
-    assert readiness(a_model(api_key_file="~/a key")).note == "key from api_key_file"
-
-
-@pytest.mark.skipif(os.name != "posix", reason="file modes of POSIX")
-@pytest.mark.parametrize("mode", [0o640, 0o604])
-def test_a_file_that_others_can_read_is_refused(key_file: Path, mode: int) -> None:
-    key_file.chmod(mode)
-    assert refusal(a_model(api_key_file=str(key_file))).endswith(f"(mode {mode:04o}); chmod 600 '{key_file}'")
-
-
-def test_a_file_that_holds_no_key_is_named(tmp_path: Path, key_file: Path) -> None:
-    os.mkfifo(tmp_path / "pipe", 0o600)
-    says = {"none": "cannot be read (No such file", ".": "is not a file", "pipe": "is not a file"}
-    for name, words in says.items():
-        assert words in refusal(a_model(api_key_file=str(tmp_path / name)))
+    for mode in (0o640, 0o604):
+        path.chmod(mode)
+        assert refusal(model).endswith(f"(mode {mode:04o}); chmod 600 '{path}'")
+    for mode in (0o400, 0o600):
+        path.chmod(mode)
+        assert key_of(model) == key_of(a_model(api_key_file="~/a key")) == CANARY
+    assert readiness(model).note == "key from api_key_file"
     for text in (" \n", f"{CANARY}\nline", f"two {CANARY}", f"{CANARY}\x00", f"{CANARY}é"):
-        key_file.write_text(text)
-        words = "holds more than a key" if text.strip() else "holds no key; put the key there"
-        assert words in refusal(a_model(api_key_file=str(key_file)))
+        path.write_text(text)
+        assert ("holds more than a key" if text.strip() else "holds no key; put the key there") in refusal(model)
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for name, words in {"none": "cannot be read (No such file", ".": "is not a file", "pipe": "is not a file"}.items():
+        assert words in refusal(a_model(api_key_file=str(tmp_path / name)))
 
 
-def command_that(tmp_path: Path, code: str) -> str:
-    script = tmp_path / "print_key.py"
-    script.write_text(code)
-    return shlex.join([sys.executable, str(script)])
+def command(code: str) -> str:
+    return shlex.join([sys.executable, "-c", code])
 
 
-def test_a_command_prints_the_key_and_is_no_shell(tmp_path: Path) -> None:
+def test_a_command_prints_the_key_and_is_no_shell() -> None:
     code = f"import sys; print('a warning', file=sys.stderr); print('+'.join([{CANARY!r}, *sys.argv[1:]]))"
-    model = a_model(api_key_command=f"{command_that(tmp_path, code)} $HOME;id")
+    model = a_model(api_key_command=f"{command(code)} $HOME;id")
     assert key_of(model) == f"{CANARY}+$HOME;id"
     assert readiness(model).note == "key from api_key_command"
 
 
-def test_a_command_that_fails_says_so_and_nothing_else(tmp_path: Path) -> None:
+def test_a_command_that_fails_hangs_or_is_no_program_is_named(tmp_path: Path) -> None:
     """Its stderr and arguments may hold the secret, so they are not shown."""
-    code = f"import sys; sys.stderr.write({CANARY!r}); sys.exit(3)"
-    model = a_model(api_key_command=command_that(tmp_path, code) + " --argument-canary")
-    assert "ended with status 3; run the command by hand" in (message := refusal(model))
-    assert "argument-canary" not in message
+    model = a_model(api_key_command=command(f"import sys; sys.exit({CANARY!r})"))
+    assert refusal(model).endswith("ended with status 1; run the command by hand to see why")
     assert readiness(model).ready, "readiness does not run commands"
-
-
-def test_a_command_that_hangs_or_is_no_program_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(UnreadableError, match=r"gave no key within 0\.2 seconds"):
         run_command("sleep 600", timeout=0.2)
-    program = tmp_path / "broken"
-    program.write_bytes(b"\x7fELF")
-    program.chmod(0o700)
-    assert "cannot be run" in refusal(a_model(api_key_command=str(program)))
+    (tmp_path / "broken").write_bytes(b"\x7fELF")
+    (tmp_path / "broken").chmod(0o700)
+    assert "cannot be run" in refusal(a_model(api_key_command=str(tmp_path / "broken")))
 
 
 def test_what_a_command_printed_is_used_for_some_minutes(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    (tmp_path / "key.sh").write_text(f"echo >> '{runs}'; sleep 0.05; echo key-$(wc -l < '{runs}')")
-    model = a_model(api_key_command=f"sh '{tmp_path / 'key.sh'}'")
-    now = 0.0
-    credentials = Credentials(remember=300, clock=lambda: now)
-
-    def ask(*_: object) -> SecretStr | None:
-        return credentials.key(model, provider_of(model))
-
+    script = f"echo >> '{runs}'; sleep 0.05; echo key-$(wc -l < '{runs}')"
+    model, now = a_model(api_key_command=shlex.join(["sh", "-c", script])), 0.0
+    credentials, asked = Credentials(remember=300, clock=lambda: now), (model, provider_of(model))
     with ThreadPoolExecutor(4) as pool:
-        assert {*pool.map(ask, range(4))} == {SecretStr("key-1")}
+        first = [pool.submit(credentials.key, *asked) for _ in range(4)]
+    assert {one.result() for one in first} == {SecretStr("key-1")}
     now = 301.0
-    assert ask() == SecretStr("key-2")
+    assert credentials.key(*asked) == SecretStr("key-2")
     credentials.forget()
-    assert ask() == SecretStr("key-3")
+    assert credentials.key(*asked) == SecretStr("key-3")
     assert key_of(model) == "key-4"
 
 
@@ -219,16 +186,16 @@ def test_azure_without_a_key_uses_entra_id_when_the_environment_asks(monkeypatch
         monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "dev")
         assert readiness(model).note.startswith("Entra ID, because AZURE_TOKEN_CREDENTIALS is set")
         assert not identity.DefaultAzureCredential.called
-        first, second = (credentials.key(model, provider) for _ in range(2))
-        assert callable(first)
-        assert callable(second)
-        assert (first(), second()) == ("token-1", "token-2")
+        token = credentials.key(model, provider)
+        assert callable(token)
+        assert credentials.key(model, provider) is token
+        assert (token(), token()) == ("token-1", "token-2")
         credential = identity.DefaultAzureCredential.return_value
         scope = "https://cognitiveservices.azure.com/.default"
         identity.get_bearer_token_provider.assert_called_once_with(credential, scope)
         message = r"token \(ClientAuthenticationError\); try: az login"
         with pytest.raises(MissingCredentialError, match=message) as caught:
-            first()
+            token()
         assert CANARY not in str(caught.value)
         monkeypatch.setenv("AZURE_API_KEY", CANARY)
         assert credentials.key(model, provider) == SecretStr(CANARY)

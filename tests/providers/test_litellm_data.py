@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,7 @@ from testronaut_llm.providers.readiness import readiness
 from testronaut_llm.support.text import host_of
 from testronaut_llm.testing.network import NetworkGuard
 
+Install = Callable[..., None]  # the fixture `install`
 OWN_FORM = {name for name, fields in listed().items() if "litellm_prefix" in fields}
 LISTED = {*listed()} - OWN_FORM
 KNOWN = sorted(LISTED | {*litellm_services()})
@@ -33,47 +34,35 @@ def litellm() -> Any:
     return load_litellm()
 
 
-@pytest.fixture(scope="module")
-def from_json(litellm: Any) -> Any:
-    return importlib.import_module("litellm.llms.openai_like.json_loader").JSONProviderRegistry
-
-
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_table: None) -> Install:
     """Replaces the installed LiteLLM: `services` is its JSON file, `names` its list."""
+    monkeypatch.syspath_prepend(tmp_path)
 
     def installed(services: str | None, names: str | None) -> None:
         files = {"llms/openai_like/providers.json": services, "types/utils.py": names}
-        files["__init__.py"] = "raise ImportError('read, not imported')"
-        for path, text in files.items():
+        for path, text in {**files, "__init__.py": "raise ImportError('read, not imported')"}.items():
+            (tmp_path / "litellm" / path).parent.mkdir(parents=True, exist_ok=True)
             if text is not None:
-                file = tmp_path / "litellm" / path
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(text)
-        monkeypatch.syspath_prepend(tmp_path)
+                (tmp_path / "litellm" / path).write_text(text)
         monkeypatch.delitem(sys.modules, "litellm", raising=False)
-        forget()
+        for read in (litellm_names, litellm_services, find_provider):
+            read.cache_clear()
 
-    yield installed
-    forget()
-
-
-def forget() -> None:
-    for read in (litellm_names, litellm_services, find_provider):
-        read.cache_clear()
+    return installed
 
 
-def test_the_names_are_litellms(litellm: Any, from_json: Any) -> None:
-    theirs = {str(getattr(name, "value", name)) for name in litellm.provider_list} | set(from_json.list_providers())
+@pytest.mark.filterwarnings("ignore")  # LiteLLM's own, about its typed dicts
+def test_names_endpoints_and_variables_are_litellms(litellm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default endpoint equals LiteLLM's, so that a key is sent to its own provider."""
+    services = importlib.import_module("litellm.llms.openai_like.json_loader").JSONProviderRegistry
+    theirs = {str(getattr(name, "value", name)) for name in litellm.provider_list} | set(services.list_providers())
     assert sorted(litellm_names()) == sorted(theirs)
     assert {find_provider(name).name for name in theirs} >= theirs - {"ollama_chat", "custom_openai", "cohere_chat"}
     assert {name for name in listed() if find_provider(name).litellm_prefix != "openai"} <= litellm_names()
     assert not set(listed()) & set(litellm_services()), "a name is listed twice"
+    assert [name for name in {*listed(), *litellm_services()} if not find_provider(name).key_variables] == ["embedded"]
 
-
-@pytest.mark.filterwarnings("ignore")  # LiteLLM's own, about its typed dicts
-def test_the_endpoints_are_litellms(litellm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A default endpoint equals LiteLLM's, so that a key is sent to its own provider."""
     for name in [name for name in os.environ if name.endswith(("_API_BASE", "_BASE_URL"))]:
         monkeypatch.delenv(name)
     ours_alone = {"ai21", "lm_studio", "openrouter"}
@@ -84,13 +73,11 @@ def test_the_endpoints_are_litellms(litellm: Any, monkeypatch: pytest.MonkeyPatc
             assert is_own_host(row.default_base, row)
             assert not is_own_host(f"https://{host_of(row.default_base)}.evil.example/v1", row)
 
-
-def test_the_variables_are_litellms(from_json: Any) -> None:
-    assert len(litellm_services()) == len(from_json.list_providers()) > 20
-    for name in from_json.list_providers():
-        theirs, row = from_json.get(name), find_provider(name)
-        assert (name, row.key_variables) == (name, (theirs.api_key_env,))
-        if base := getattr(theirs, "api_base_env", None):
+    assert len(litellm_services()) == len(services.list_providers()) > 20
+    for name in services.list_providers():
+        its, row = services.get(name), find_provider(name)
+        assert (name, row.key_variables) == (name, (its.api_key_env,))
+        if base := getattr(its, "api_base_env", None):
             assert (name, row.base_variables[0]) == (name, base)
 
 
@@ -107,12 +94,17 @@ class Other(str, Enum):
 """
 
 
-def test_a_service_of_a_newer_litellm_is_ready_by_its_data(
-    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = {"base_url": "https://api.fresh.example/v1/", "api_key_env": "FRESH_KEY", "api_base_env": "FRESH_URL"}
+NO_URLS = ("http://plain.example/v1", "https://u:p@host.example/v1", "https://{region}.host.example:port/v1", None)
+
+
+def test_a_service_of_a_newer_litellm_is_ready_by_its_data(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = {"base_url": "https://api.fresh.example/v1/", "api_key_env": "FRESH_KEY", "api_base_env": "FRESH_URL"}
     turned = {"base_url": "https://new.example/v1", "api_key_env": "XAI_API_KEY"}
-    install(json.dumps({"fresh-ai": data, "xai": turned, "cerebras": turned}), NAMES)
+    odd = {f"odd of {url}": {"base_url": url, "api_key_env": "K"} for url in NO_URLS}
+    odd["odd without a key"] = {"base_url": "https://host.example/v1"}
+    install(json.dumps({"fresh-ai": fresh, "xai": turned, "cerebras": turned, **odd}), NAMES)
+    assert [*litellm_services()] == ["fresh-ai", "xai", "cerebras"]
+    assert not litellm_names() & {*odd}
     model = ModelConfig(alias="a", model="fresh-ai/x").model_copy(update={"trusted": False})
     assert readiness(model).missing == "FRESH_KEY is not set"
     monkeypatch.setenv("FRESH_KEY", "fresh-key-1")
@@ -129,7 +121,7 @@ def test_a_service_of_a_newer_litellm_is_ready_by_its_data(
 
 @pytest.mark.parametrize("name", ["newcomer", "github_copilot"])
 def test_a_name_of_which_nothing_else_is_known_needs_an_endpoint(
-    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch, name: str
+    install: Install, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """It is sent in the OpenAI form to the file's endpoint, since LiteLLM might open its own connections."""
     install(None, NAMES.replace("newcomer", name))
@@ -143,36 +135,25 @@ def test_a_name_of_which_nothing_else_is_known_needs_an_endpoint(
     assert (find_provider(name).litellm_prefix, find_provider(name).client) == ("openai", "openai")
 
 
-LAYOUTS: dict[str, tuple[str | None, str | None]] = {
-    "missing": (None, None),
-    "partly": ('"text"', 'class LlmProviders(str, Enum):\n    A = "a"\n'),
-    "other form": ('{"a": {}, "b": [], "c": null}', "LlmProviders = frozenset({'openai', 'anthropic', 'ollama'})"),
-}
+OTHER_LAYOUTS = [
+    (None, None),
+    ('"text"', 'class LlmProviders(str, Enum):\n    A = "a"\n'),
+    ('{"a": {}, "b": [], "c": null}', "LlmProviders = frozenset({'openai', 'anthropic', 'ollama'})"),
+]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_another_layout_of_litellm_accepts_every_name(
-    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch, layout: str
-) -> None:
-    install(*LAYOUTS[layout])
-    assert not litellm_names()
-    assert not litellm_services()
-    assert find_provider("openai").default_base == "https://api.openai.com/v1"
-    assert find_provider("moonshot").default_base == "https://api.moonshot.ai/v1"
-    assert readiness(ModelConfig(alias="a", model="opnai/x")).missing.startswith("opnai needs an endpoint")
+def test_another_layout_of_litellm_accepts_every_name(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    for layout in OTHER_LAYOUTS:
+        install(*layout)
+        assert not litellm_names()
+        assert not litellm_services()
+        assert find_provider("openai").default_base == "https://api.openai.com/v1"
+        assert find_provider("moonshot").default_base == "https://api.moonshot.ai/v1"
+        assert readiness(ModelConfig(alias="a", model="opnai/x")).missing.startswith("opnai needs an endpoint")
     for stand_in in (ModuleType("litellm"), None):  # as a test program may put into its place
         monkeypatch.setitem(sys.modules, "litellm", stand_in)
         litellm_names.cache_clear()
         assert not litellm_names()
-
-
-def test_a_row_that_is_no_service_is_left_out(install: Callable[..., None]) -> None:
-    urls = ("http://plain.example/v1", "https://u:p@host.example/v1", "https://{region}.host.example:port/v1", None)
-    odd = [*[{"base_url": url, "api_key_env": "K"} for url in urls], {"base_url": "https://host.example/v1"}]
-    rows = {f"odd{number}": row for number, row in enumerate(odd)}
-    install(json.dumps({**rows, "good": {"base_url": "https://good.example", "api_key_env": "GOOD"}}), NAMES)
-    assert list(litellm_services()) == ["good"]
-    assert not litellm_names() & {*rows}
 
 
 # These want a cloud SDK, credentials to sign with, or names of a form of their own before anything is sent.
@@ -180,8 +161,6 @@ NOT_TRIED = {
     "bedrock", "clarifai", "fal_ai", "gdc", "infinity", "jina_ai", "langflow", "langgraph", "oci", "ragflow",
     "sagemaker_chat", "sagemaker_nova", "vertex_ai", "vertex_ai_beta", "voyage", "watsonx", "watsonx_text",
 }  # fmt: skip
-
-
 EMBEDDERS = {name for name in LISTED if find_provider(name).embedding_client == "openai"} | {
     "dashscope", "databricks", "gemini", "hosted_vllm", "llamafile", "lm_studio", "openrouter", "ovhcloud",
     "perplexity", "sambanova", "vercel_ai_gateway", "volcengine", "voyage",
@@ -194,33 +173,24 @@ def test_litellm_takes_the_client_that_the_row_names(litellm: Any, network: Netw
     """Each provider's request uses the given client, and no other connection is opened."""
     import openai
 
-    requests: list[str] = []
-
     def answer(request: httpx.Request) -> httpx.Response:
-        requests.append(str(request.url))
+        asked[name].append(str(request.url))
         return httpx.Response(418, json={"error": {"message": "a teapot"}})
 
     http = httpx.Client(transport=httpx.MockTransport(answer))
-    common = {"api_base": "http://127.0.0.1:9/v1", "api_key": "k", "max_retries": 0, "timeout": 5}
+    common: dict[str, Any] = {"api_base": "http://127.0.0.1:9/v1", "api_key": "k", "max_retries": 0, "timeout": 5}
     clients = {
         "openai": openai.OpenAI(api_key="k", base_url=common["api_base"], http_client=http, max_retries=0),
         "handler": importlib.import_module("litellm.llms.custom_httpx.http_handler").HTTPHandler(client=http),
     }
-    strays = []
-    for name in sorted(EMBEDDERS if embedding else set(KNOWN) - NOT_TRIED):
+    hi = {"input": ["hi"]} if embedding else {"messages": [{"role": "user", "content": "hi"}]}
+    asked: dict[str, list[str]] = {name: [] for name in sorted(EMBEDDERS if embedding else {*KNOWN} - NOT_TRIED)}
+    for name in asked:
         litellm.model_cost.setdefault(f"{name}/m", {"litellm_provider": name, "mode": "chat"})  # or Ollama is asked
         row = find_provider(name)
-        requests.clear()
-        before = len(network.connects) + len(network.blocked)
-        kind = (embedding and row.embedding_client) or row.client
-        ask, question = (
-            (litellm.embedding, {"input": ["hi"]})
-            if embedding
-            else (litellm.completion, {"messages": [{"role": "user", "content": "hi"}]})
-        )
+        client = clients[(embedding and row.embedding_client) or row.client]
         with pytest.raises(openai.OpenAIError):
-            ask(model=f"{name}/m", client=clients[kind], **question, **common)
-        if len(requests) != 1 or len(network.connects) + len(network.blocked) != before:
-            strays.append((name, list(requests)))
+            (litellm.embedding if embedding else litellm.completion)(model=f"{name}/m", client=client, **hi, **common)
     http.close()
-    assert strays == []
+    assert {name: urls for name, urls in asked.items() if len(urls) != 1} == {}
+    assert (network.connects, network.blocked) == ([], [])

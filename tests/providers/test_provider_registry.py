@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -14,19 +13,9 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import ConfigError, LocalModelError
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.providers import provider_registry
-from testronaut_llm.providers.endpoint import endpoint_of, is_own_host
-from testronaut_llm.providers.provider_registry import (
-    ALIASES,
-    Provider,
-    find_provider,
-    is_local,
-    listed,
-    litellm_services,
-    provider_of,
-    register_provider,
-    timeout_of,
-)
-from testronaut_llm.providers.readiness import Probes, readiness
+from testronaut_llm.providers.endpoint import Endpoint, endpoint_of, is_own_host
+from testronaut_llm.providers.provider_registry import Provider, is_local, provider_of, register_provider, timeout_of
+from testronaut_llm.providers.readiness import Probes, Readiness, readiness
 from testronaut_llm.providers.row import Missing
 from testronaut_llm.support.text import is_loopback
 
@@ -35,27 +24,9 @@ def a_model(reference: str, **fields: Any) -> ModelConfig:
     return ModelConfig(alias="mine", model=reference, **fields)
 
 
-def base(reference: str, **fields: Any) -> str | None:
+def endpoint(reference: str, **fields: Any) -> Endpoint:
     model = a_model(reference, **fields)
-    return endpoint_of(model, provider_of(model)).url
-
-
-def version(reference: str, **fields: Any) -> str | None:
-    model = a_model(reference, **fields)
-    return endpoint_of(model, provider_of(model)).api_version
-
-
-def forget() -> None:
-    for read in (provider_registry._plugins, find_provider, provider_registry.litellm_names):
-        read.cache_clear()
-
-
-@pytest.fixture
-def own_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(provider_registry, "_table", dict(provider_registry._table))
-    forget()
-    yield
-    forget()
+    return endpoint_of(model, provider_of(model))
 
 
 def test_a_misspelt_provider_is_an_error_that_names_the_closest() -> None:
@@ -69,17 +40,12 @@ def test_a_misspelt_provider_is_an_error_that_names_the_closest() -> None:
 
 
 def test_names_lead_to_rows() -> None:
-    for alias, name in ALIASES.items():
+    for alias, name in provider_registry.ALIASES.items():
         assert provider_of(a_model(f"{alias}/x")) == provider_of(a_model(f"{name}/x"))
     assert provider_of(a_model("ollama/qwen3:8b")).litellm_prefix == "ollama_chat", "`ollama/` is a prompt made by hand"
     row = provider_of(a_model("hyperbolic/x"))
     assert (row.key_variables, row.base_variables) == (("HYPERBOLIC_API_KEY",), ("HYPERBOLIC_API_BASE",))
     assert (row.litellm_prefix, row.key_required, row.local) == ("hyperbolic", True, False)
-    for name in {*listed(), *litellm_services()} - {"embedded", "azure"}:
-        row = find_provider(name)
-        assert row.name == name
-        assert row.key_variables
-        assert row.client in ("openai", "handler")
 
 
 def test_a_registered_provider_is_ready_like_any_other(own_table: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +55,7 @@ def test_a_registered_provider_is_ready_like_any_other(own_table: None, monkeypa
     assert readiness(a_model("acme/one")).missing == "ACME_API_KEY is not set"
     monkeypatch.setenv("ACME_API_KEY", "acme-key-1")
     assert readiness(a_model("acme/one")).ready
-    assert base("acme/one") == "https://api.acme.example/v1"
+    assert endpoint("acme/one").url == "https://api.acme.example/v1"
     with pytest.raises(ConfigError, match="'openai' is registered already"):
         register_provider(Provider(name="openai", default_base="https://elsewhere.example"))
     with pytest.raises(ConfigError, match="stands before the slash"):
@@ -139,15 +105,14 @@ PASTED = [
 def test_an_endpoint_is_taken_as_people_paste_it() -> None:
     """Path parts that LiteLLM would append again are removed."""
     for reference, written, used in PASTED:
-        assert base(reference, api_base=written) == used
+        assert endpoint(reference, api_base=written).url == used
 
 
 OLLAMA_HOSTS = {
-    "0.0.0.0:8080": "http://127.0.0.1:8080", ":11435": "http://127.0.0.1:11435", "box": "http://box:11434",
-    "box:1/ollama/": "http://box:1/ollama", "http://box": "http://box:80", "ollama.com": "https://ollama.com:443",
-    "http://ollama.com": "http://ollama.com:80", "[::1]": "http://[::1]:11434", '"127.0.0.1"': "http://127.0.0.1:11434",
-    "::": "http://[::1]:11434", "fe80::1%eth0": "http://[fe80::1%eth0]:11434", "box:": "http://box:11434",
-    "https://": "https://127.0.0.1:443", "' box '": "http://box:11434", "  ": "http://127.0.0.1:11434",
+    "0.0.0.0:8080": "http://127.0.0.1:8080", ":11435": "http://127.0.0.1:11435", "box:1/ollama/": "http://box:1/ollama",
+    "http://box": "http://box:80", "ollama.com": "https://ollama.com:443", "http://ollama.com": "http://ollama.com:80",
+    "[::1]": "http://[::1]:11434", "::": "http://[::1]:11434", "fe80::1%eth0": "http://[fe80::1%eth0]:11434",
+    "https://": "https://127.0.0.1:443", "' box:'": "http://box:11434", "  ": "http://127.0.0.1:11434",
 }  # fmt: skip
 
 
@@ -155,7 +120,7 @@ def test_ollama_host_is_read_as_ollama_reads_it(monkeypatch: pytest.MonkeyPatch)
     found = {}
     for host in OLLAMA_HOSTS:
         monkeypatch.setenv("OLLAMA_HOST", host)
-        found[host] = base("ollama/x")
+        found[host] = endpoint("ollama/x").url
     assert found == OLLAMA_HOSTS
 
 
@@ -166,31 +131,36 @@ NO_URLS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("url", "fault"), NO_URLS.items())
-def test_an_endpoint_of_no_use_is_named_without_repeating_it(
-    monkeypatch: pytest.MonkeyPatch, url: str, fault: str
-) -> None:
+@pytest.mark.parametrize("url", NO_URLS)
+def test_an_endpoint_of_no_use_is_named_without_repeating_it(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("OLLAMA_HOST", url)
     found = readiness(a_model("ollama/x"))
-    assert found.missing == f"the endpoint of OLLAMA_HOST {fault}"
-    with pytest.raises(LocalModelError, match=f"OLLAMA_HOST {fault}; expected a URL such as") as error:
+    assert found.missing == f"the endpoint of OLLAMA_HOST {NO_URLS[url]}"
+    with pytest.raises(LocalModelError, match=f"OLLAMA_HOST {NO_URLS[url]}; expected a URL such as") as error:
         OllamaServer.of()
     assert "canary" not in f"{error.value} {found}"
     if "://" in url:
-        assert readiness(a_model("openai/x", api_base=url)).missing == f"the endpoint of llm.yaml {fault}"
+        assert readiness(a_model("openai/x", api_base=url)).missing == f"the endpoint of llm.yaml {NO_URLS[url]}"
+
+
+ENVIRONMENT = {
+    "OLLAMA_HOST": "second", "OLLAMA_API_BASE": "http://first:1", "OPENAI_API_VERSION": "preview",
+    "AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com/", "AZURE_OPENAI_API_KEY": "k",
+}  # fmt: skip
 
 
 def test_the_file_goes_before_the_environment_and_that_before_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert base("ollama/x") == "http://127.0.0.1:11434"
-    assert version("azure/x") == "v1"
-    monkeypatch.setenv("OLLAMA_HOST", "second")
-    monkeypatch.setenv("OLLAMA_API_BASE", "http://first:1")
-    monkeypatch.setenv("OPENAI_API_VERSION", "preview")
-    assert base("ollama/x") == "http://first:1"
-    assert version("azure/x") == "preview"
-    assert base("ollama/x", api_base="http://written:2") == "http://written:2"
-    assert version("azure/x", api_version="2025-01-01") == "2025-01-01"
-    assert version("openai/x") is None
+    assert endpoint("ollama/x").url == "http://127.0.0.1:11434"
+    assert endpoint("azure/x").api_version == "v1"
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    assert endpoint("ollama/x").url == "http://first:1"
+    assert endpoint("ollama/x", api_base="http://written:2").url == "http://written:2"
+    note = "key from AZURE_OPENAI_API_KEY, endpoint from AZURE_OPENAI_ENDPOINT, api_version preview"
+    assert readiness(a_model("azure/x")) == Readiness(ready=True, note=note)
+    written = {"api_base": "https://other.openai.azure.com", "api_version": "2025-01-01"}
+    assert endpoint("azure/x", **written) == (written["api_base"], "llm.yaml", "2025-01-01")
+    assert endpoint("openai/x").api_version is None
 
 
 OWN_HOSTS = {
@@ -216,9 +186,8 @@ LOCAL: list[tuple[str, dict[str, Any], bool, int]] = [
     ("ollama/qwen3:8b", {}, True, 600), ("ollama/qwen3:8b", LAN, False, 600),
     ("ollama/qwen3:8b", {**LAN, "local": True}, True, 600), ("ollama/qwen3:8b", {"local": False}, False, 600),
     ("ollama/gpt-oss:120b-cloud", {"local": True}, False, 600), ("ollama/kimi:cloud", {}, False, 120),
-    ("ollama/soundcloud:7b", {}, True, 600), ("ollama/x:mycloud", {}, True, 600),
-    ("embedded/smollm2-135m", {}, True, 600), ("embedded/smollm2-135m", {"local": False}, False, 600),
-    ("openai/x", HERE, False, 120), ("openai/x", {**HERE, "local": True}, True, 600), ("lm_studio/x", {}, False, 120),
+    ("ollama/soundcloud:7b", {}, True, 600), ("embedded/smollm2-135m", {}, True, 600), ("openai/x", HERE, False, 120),
+    ("openai/x", {**HERE, "local": True}, True, 600), ("lm_studio/x", {}, False, 120),
 ]  # fmt: skip
 
 
@@ -230,63 +199,35 @@ def test_only_a_model_server_on_loopback_is_local_by_itself(monkeypatch: pytest.
     assert not is_local(a_model("ollama/qwen3:8b"))
 
 
-NOTES: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
-    ("openai/x", {"api_base": "http://127.0.0.1:8080/v1"}, {}, "needs no key, endpoint from llm.yaml"),
-    ("openai/x", {}, {"OPENAI_BASE_URL": "https://gateway.example/v1"}, "needs no key, endpoint from OPENAI_BASE_URL"),
-    ("openai/x", {"api_base": "https://gateway.example/v1"}, {"OPENAI_API_KEY": "k"},
-     "OPENAI_API_KEY is not sent there without `api_key_env: OPENAI_API_KEY`, endpoint from llm.yaml"),
-    ("azure/x", {}, {"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com/", "AZURE_OPENAI_API_KEY": "k"},
-     "key from AZURE_OPENAI_API_KEY, endpoint from AZURE_OPENAI_ENDPOINT, api_version v1"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("case", NOTES)
-def test_readiness_says_what_would_be_used(
-    monkeypatch: pytest.MonkeyPatch, case: tuple[str, dict[str, Any], dict[str, str], str]
-) -> None:
-    reference, fields, environment, note = case
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    found = readiness(a_model(reference, **fields))
-    assert (found.ready, found.missing, found.note) == (True, "", note)
-
-
-def test_an_unset_variable_of_its_row_makes_a_model_not_ready() -> None:
-    found = readiness(a_model("azure/x", api_base="${MY_BASE}", unset=("MY_BASE",)))
-    assert found.missing == "MY_BASE is not set; none of AZURE_API_KEY, AZURE_OPENAI_API_KEY is set"
-    assert found.fix == "export MY_BASE='your value'; then export AZURE_API_KEY='your key'"
-
-
-def test_a_row_may_need_an_endpoint_or_other_fields(own_table: None) -> None:
+def test_what_a_row_lacks_is_named_with_its_fix(own_table: None) -> None:
     for reference in ("azure/x", "hosted_vllm/x", "litellm_proxy/x", "azure_ai/x"):
         found = readiness(a_model(reference))
         assert "needs an endpoint" in found.missing
         assert "`api_base:` in llm.yaml, or set " in found.fix
     register_provider(Provider(name="needy", client="handler", required=("api_version",), key_required=False))
     register_provider(Provider(name="nowhere", key_required=False))
+    register_provider(Provider(name="keyless", default_base="https://keyless.example"))
     assert readiness(a_model("needy/x")).fix == "add `api_version:` in llm.yaml"
     assert readiness(a_model("needy/x", api_version="1")).ready
     assert readiness(a_model("nowhere/x")).missing == "nowhere needs an endpoint"
+    assert readiness(a_model("keyless/x")).fix == "name its variable in llm.yaml: api_key_env: <VARIABLE>"
+    found = readiness(a_model("azure/x", api_base="${MY_BASE}", unset=("MY_BASE",)))
+    assert found.missing == "MY_BASE is not set; none of AZURE_API_KEY, AZURE_OPENAI_API_KEY is set"
+    assert found.fix == "export MY_BASE='your value'; then export AZURE_API_KEY='your key'"
 
 
 def test_ollama_behind_the_openai_wire_is_refused_without_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its `/v1` cannot set the context length and cuts prompts silently; a given window allows it."""
-    for url in ("http://localhost:11434/v1", "http://127.0.0.1:11434/v1"):
-        found = readiness(a_model("openai/qwen3:8b", api_base=url))
-        assert "cuts longer prompts silently" in found.missing
-        assert "`model: ollama/qwen3:8b`" in found.fix
-        assert readiness(a_model("openai/qwen3:8b", api_base=url, context_window=8192)).ready
+    found = readiness(a_model("openai/qwen3:8b", api_base="http://localhost:11434/v1"))
+    assert "cuts longer prompts silently" in found.missing
+    assert "`model: ollama/qwen3:8b`" in found.fix
+    assert readiness(a_model("openai/q", api_base="http://localhost:11434/v1", context_window=8192)).ready
     monkeypatch.setenv("OLLAMA_HOST", "box:7777")
     assert not readiness(a_model("openai/q", api_base="http://box:7777/v1")).ready
     assert readiness(a_model("openai/q", api_base="http://box:7778/v1")).ready
 
 
-def test_embedded_and_signed_providers_need_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = readiness(a_model("embedded/nothing-here"))
-    assert not found.ready
-    assert "install" in found.fix or "models pull embedded/nothing-here" in found.fix
-    monkeypatch.setattr("testronaut_llm.local.local_provider.embedded_missing", lambda model: None)
-    assert readiness(a_model("embedded/tiny")).ready
+def test_providers_that_sign_need_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert readiness(a_model("bedrock/anthropic.claude")).ready
     monkeypatch.delenv("VERTEXAI_PROJECT", raising=False)
     assert "VERTEXAI_PROJECT" in readiness(a_model("vertex_ai/gemini")).missing
@@ -295,23 +236,16 @@ def test_embedded_and_signed_providers_need_no_key(monkeypatch: pytest.MonkeyPat
 
 
 def test_probes_are_remembered_for_some_seconds(own_table: None) -> None:
-    asked: list[str] = []
-
-    def probe(model: ModelConfig) -> Missing | None:
-        asked.append(model.name)
-        return Missing("down", "start it") if len(asked) < 3 else None
-
+    probe, now = Mock(side_effect=[Missing("down", "start it"), None, None, None]), 100.0
     register_provider(Provider(name="probed", default_base="https://p.example", key_required=False, probe=probe))
-    now = 100.0
-    probes = Probes(remember=5, clock=lambda: now)
-    one, two = a_model("probed/one"), a_model("probed/two")
+    probes, one = Probes(remember=5, clock=lambda: now), a_model("probed/one")
     assert readiness(one, probes=probes).missing == "down"
     now = 104.9
     assert readiness(one, probes=probes).fix == "start it"
-    readiness(two, probes=probes)
-    assert asked == ["one", "two"]
+    assert readiness(a_model("probed/two"), probes=probes).ready
+    assert probe.call_count == 2
     now = 105.1
     assert readiness(one, probes=probes).ready
     probes.forget()
-    readiness(one, probes=probes)
-    assert asked == ["one", "two", "one", "one"]
+    assert readiness(one, probes=probes).ready
+    assert probe.call_count == 4
