@@ -8,7 +8,7 @@ import shutil
 import tracemalloc
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,6 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny-random.gguf")
 
 
-@pytest.fixture(scope="session")
-def shared_store(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> ModelStore:
-    """A store that holds the tiny model; tests must not change it."""
-    return stored(ModelStore(tmp_path_factory.mktemp("models")), tiny_gguf)
-
-
 @pytest.fixture
 def tiny_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(tmp_path, monkeypatch.setattr)
@@ -66,16 +60,11 @@ def home(tiny_gguf: Path) -> ModelStore:
 
 
 @pytest.fixture(scope="session")
-def embedded_runner(shared_store: ModelStore) -> Iterator[EmbeddedRunner]:
-    runner = EmbeddedRunner(shared_store, idle_seconds=24 * 3600)
-    yield runner
-    runner.close()
-
-
-@pytest.fixture(scope="session")
-def embedded_server(embedded_runner: EmbeddedRunner) -> Endpoint:
+def embedded_server(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> Iterator[Endpoint]:
     """A real llama.cpp server of the tiny model: OpenAI wire at `/v1/chat/completions`, Anthropic at `/v1/messages`."""
-    return embedded_runner.endpoint(LocalModel())  # has the fields that are read
+    store = stored(ModelStore(tmp_path_factory.mktemp("models")), tiny_gguf)
+    with closing(EmbeddedRunner(store, idle_seconds=24 * 3600)) as runner:
+        yield runner.endpoint(LocalModel())
 
 
 def stored(store: ModelStore, file: Path, name: str = TINY) -> ModelStore:

@@ -40,7 +40,7 @@ class Ollama:
         self.template, self.capabilities = "{{ .System }}{{ .Prompt }}", ["completion"]
         self.answer: Callable[[dict[str, Any]], dict[str, Any]] = lambda _: {}
         self.tagged: list[str] | None = None  # what its list says that the model can do; an older server says nothing
-        self.size, self.remote_host = 1, ""
+        self.remote_host = ""
         self.loads: list[dict[str, Any]] = []
         self.holds_pull, self.pulled = threading.Event(), 0
         self.holds_pull.set()
@@ -66,11 +66,11 @@ class Ollama:
         return answer(request)
 
     def _tags(self, _: Request) -> Response:
-        details = {"context_length": self.listed} if self.listed else {}
-        model = {"name": self.name, "model": self.name, "digest": self.digest, "size": self.size, "details": details}
-        model |= {"capabilities": self.tagged} if self.tagged else {}
-        model |= {"remote_host": self.remote_host} if self.remote_host else {}
-        return _json({"models": [model] if self.has else []})
+        model = {"name": self.name, "model": self.name, "digest": self.digest, "size": 1}
+        facts = {"context_length": self.listed} if self.listed else {}
+        if self.tagged:
+            model["capabilities"] = self.tagged
+        return _json({"models": [model | {"details": facts, "remote_host": self.remote_host}] if self.has else []})
 
     def _show(self, _: Request) -> Response:
         if self.shown is None or not self.has:
