@@ -46,7 +46,6 @@ def write(cache: AnswerCache, value: Any, key: str = KEY, settings: CacheConfig 
 
 
 def rows(cache: AnswerCache, statement: str, *values: Any) -> list[Any]:
-    """Runs SQL on the file without the store."""
     with closing(sqlite3.connect(cache.folder / "cache.db", isolation_level=None)) as db:
         return db.execute(statement, values).fetchall()
 
@@ -67,8 +66,6 @@ def test_what_was_stored_comes_back(cache: AnswerCache) -> None:
 
 
 class Bomb:
-    """Writes a file when it is unpickled."""
-
     def __init__(self, mark: Path) -> None:
         self.mark = mark
 

@@ -33,8 +33,7 @@ class Gate:
     """A reply that waits until it is released, so that every call of a test has started by then."""
 
     def __init__(self, reply: Any = None) -> None:
-        self.open = threading.Event()
-        self.reached = threading.Event()
+        self.open, self.reached = threading.Event(), threading.Event()
         self.reply = reply or faults.good("one answer")
 
     def __call__(self, exchange: Exchange) -> None:
@@ -105,7 +104,6 @@ with LLMManager(sys.argv[1]) as llm, ThreadPoolExecutor(25) as pool:
 
 @contextmanager
 def processes(file: Path, number: int) -> Iterator[list[Any]]:
-    """Starts processes that make 25 equal calls each, once they are told to."""
     command, pipe = [sys.executable, "-c", ASKS, str(file)], subprocess.PIPE
     made: list[Any] = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(number)]
     try:
@@ -216,8 +214,7 @@ def test_no_call_waits_for_a_stream(api: Make) -> None:
 def test_a_broken_store_delays_no_call(api: Make, gate: Gate) -> None:
     cache_dir().mkdir(parents=True)
     (cache_dir() / "answers").write_text("in the way")
-    a = api("a", gate, faults.good("for itself"))
-    with cached(model("openai", a)) as llm:
+    with cached(model("openai", api("a", gate, faults.good("for itself")))) as llm:
         calls = at_once(llm, gate, 5)
     assert sorted(call.result().text for call in calls) == ["for itself"] * 4 + ["one answer"]
 
@@ -248,8 +245,7 @@ def test_only_the_manager_that_has_a_lock_frees_it(new_locks: Callable[[], Fligh
     assert not other.acquire("a" * 64)
     assert other.acquire("b" * 64)
     other.close()
-    child = os.fork()
-    if child == 0:
+    if (child := os.fork()) == 0:
         mine.release("a" * 64)
         os._exit(1 if mine.acquire("a" * 64) else 0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
