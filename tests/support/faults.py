@@ -55,7 +55,7 @@ def good(text: str = Good.text, *, headers: Headers | None = None, **facts: Any)
     return reply
 
 
-def error(case: str, *, headers: Headers | None = None) -> Reply:
+def error(case: str, *, retry_after: str = "", headers: Headers | None = None) -> Reply:
     """The provider's own error body for a failure."""
 
     def reply(exchange: Exchange) -> None:
@@ -64,7 +64,8 @@ def error(case: str, *, headers: Headers | None = None) -> Reply:
             text, content_type = f"<html>\r\n<body><h1>{message}</h1></body>\r\n</html>\r\n", "text/html"
         else:
             text, content_type = json.dumps(_error_body(exchange.request.wire, case)), "application/json"
-        exchange.respond(status, content_type, text.encode(), {**_REQUEST_ID, **(headers or {})})
+        waiting = {"retry-after": retry_after} if retry_after else {}
+        exchange.respond(status, content_type, text.encode(), {**_REQUEST_ID, **waiting, **(headers or {})})
 
     return reply
 
@@ -205,7 +206,6 @@ BAD_BODIES: Mapping[str, Reply] = {
     "empty": raw(200, b""),
     "html": raw(200, b"<html><body><h1>Sign in to the hotel Wi-Fi</h1></body></html>", "text/html"),
     "html as json": raw(200, b"<html><body>Maintenance</body></html>"),
-    "truncated json": raw(200, b'{"id": "x", "choices": [{"message": {"content": "Hel'),
     "wrong shape": raw(200, b'{"hello": "world"}'),
     "null": raw(200, b"null"),
     "no choices": no_choices,

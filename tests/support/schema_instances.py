@@ -1,4 +1,4 @@
-"""Random answers that are valid for a schema, with references, recursion, tuples and conditions."""
+"""Random answers that are valid for a schema, with references, recursion and tuples."""
 
 from __future__ import annotations
 
@@ -61,7 +61,6 @@ class _Drawing:
             for options in (part[key] for key in ("anyOf", "oneOf") if key in part):
                 null = shallow and {"type": "null"} in options
                 parts.append({"type": "null"} if null else self.draw(st.sampled_from(options)))
-            parts += [self.draw(st.sampled_from([part["then"], part.get("else")]))] if "then" in part else []
             both = {
                 "properties": {**out.get("properties", {}), **part.get("properties", {})},
                 "required": [*part.get("required", []), *out.get("required", [])],
