@@ -7,31 +7,26 @@ import json
 import shutil
 import tracemalloc
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_model import make_tiny_model, offer
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.local.local_provider import EmbeddedRunner, Endpoint
 from testronaut_llm.local.model_store import ModelStore, StoredModel
 
 TINY = "tiny-random"
 
 
-@dataclass(frozen=True, kw_only=True)
-class LocalModel:
-    """The fields of a `ModelConfig` that embedded models use."""
+class LocalModel(ModelConfig):
+    """The row of an embedded model."""
 
-    name: str = TINY
-    num_ctx: int | None = None
-    keep_alive: str | int | None = None
-    digest: str | None = None
-    auto_pull: bool | str = False
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    def __init__(self, name: str = TINY, **fields: Any) -> None:
+        super().__init__(alias="m", model=f"embedded/{name}", **fields)
 
 
 @pytest.fixture(scope="session")
@@ -82,9 +77,8 @@ def post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> dict[str, Any]:
         json.dumps(body).encode(),
         {"Authorization": f"Bearer {endpoint.token}", "Content-Type": "application/json"},
     )
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as response:
-        answer: dict[str, Any] = json.loads(response.read())
-        return answer
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return dict(json.load(response))
 
 
 def chat(endpoint: Endpoint, text: str, **body: Any) -> dict[str, Any]:

@@ -71,9 +71,7 @@ class Attempts:
 
     def __call__(self, asked: Request, mode: str) -> tuple[str, Reply]:
         """Returns the pieces of a stream, and the reply."""
-        if not asked.texts:
-            asked = replace(asked, stream=mode == "stream")
-        pieces, reply = self._runner.run(_sent(self.gateway, asked))
+        pieces, reply = self._runner.run(_sent(self.gateway, replace(asked, stream=mode == "stream")))
         return "".join(pieces), reply
 
     def close(self) -> None:
@@ -82,7 +80,7 @@ class Attempts:
 
 
 async def attempt(asked: Request) -> tuple[list[str], Reply]:
-    """Makes one attempt with a gateway of its own; returns the pieces of a stream, and the reply."""
+    """Returns the same, with a gateway of its own."""
     gateway = Gateway(str)
     sent = await _sent(gateway, asked)
     await gateway.aclose()

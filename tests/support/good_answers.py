@@ -5,9 +5,7 @@ They follow failures in a plan. They prove nothing about a real provider, and ar
 
 from __future__ import annotations
 
-import base64
 import json
-import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,9 +140,6 @@ def _embeddings(wire: str, body: Fields, good: Good, model: str) -> Body:
     vectors = good.vectors if good.vectors is not None else tuple((float(n + 1), 0.5, -0.25) for n in range(count))
     if wire == "ollama":
         return _json({"model": model, "embeddings": vectors, **good.counts("prompt_eval_count")})
-    rows: list[Any] = list(vectors)
-    if body.get("encoding_format") == "base64":
-        rows = [base64.b64encode(struct.pack(f"<{len(one)}f", *one)).decode() for one in vectors]
-    data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
+    data = [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(vectors)]
     usage = {"usage": {**good.counts("prompt_tokens"), "total_tokens": good.usage[0]}} if good.usage else {}
     return _json({"object": "list", "model": model, "data": data, **usage})

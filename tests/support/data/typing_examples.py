@@ -6,7 +6,7 @@ An `ignore` that hides no error is an error itself, so each line with one is a c
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, Literal, TypedDict, TypeVar, assert_type
+from typing import Any, Literal, TypeVar, assert_type
 
 from pydantic import BaseModel
 
@@ -17,10 +17,6 @@ T = TypeVar("T")
 
 class Plan(BaseModel):
     steps: list[str]
-
-
-class Row(TypedDict):
-    name: str
 
 
 class Mood(Enum):
@@ -42,7 +38,6 @@ def schemas() -> None:
     assert_type(llm.complete("t", "p", schema=Plan, temperature=0).parsed, Plan)
     assert_type(llm.complete("t", "p", schema=int | None).parsed, int | None)
     assert_type(llm.complete("t", "p", schema=Literal["yes", "no"]).parsed, Literal["yes", "no"])
-    assert_type(llm.complete("t", "p", schema=list[Row]).parsed, list[Row])
     assert_type(llm.complete("t", "p", schema={"type": "object", "properties": {"a": {"type": "null"}}}).parsed, Any)
     assert_type(llm.complete("t", "p", schema=json_schema).parsed, Any)
     llm.complete("t", "p", schema=3)  # type: ignore[call-overload]
