@@ -63,7 +63,6 @@ def embedded_server(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -
 
 
 def stored(store: ModelStore, file: Path, name: str = TINY) -> ModelStore:
-    """Copy `file` into `store`."""
     store.folder.parent.mkdir(parents=True, exist_ok=True)
     copy = shutil.copy(file, store.folder.parent / f"{name}.part")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()

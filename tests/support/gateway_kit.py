@@ -48,7 +48,6 @@ def chat(where: Target, *turns: tuple[str, str] | str, **fields: Any) -> Request
 
 
 def request(to: Target, **fields: Any) -> Request:
-    """A short chat request."""
     num_ctx = 4096 if to.provider.wire == "ollama" else None
     return replace(chat(to, "Say hello.", temperature=0.0, num_ctx=num_ctx), **fields)
 

@@ -1,7 +1,4 @@
-"""Good answers on each provider's wire, written by hand for the fault server.
-
-They follow failures in a plan. They prove nothing about a real provider, and are never cassettes.
-"""
+"""Good answers on each provider's wire, written by hand for the fault server; they prove nothing about a provider."""
 
 from __future__ import annotations
 

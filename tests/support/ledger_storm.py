@@ -1,7 +1,7 @@
 """A program that spends as fast as it can: `ledger_storm.py URL PROCESSES THREADS KILLS`.
 
 The processes have one budget, many threads each, and some are killed. They are forked from one whose manager was used.
-A few lines replace LiteLLM, which would take most of the time; the requests are real.
+`Post` replaces LiteLLM, which would take most of the time; the requests are real.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ ROOM = 50
 
 
 class Post:
-    """Replaces the gateway."""
-
     def load(self) -> None: ...
 
     async def aclose(self) -> None: ...

@@ -1,7 +1,4 @@
-"""A server that behaves like Ollama, with the settings of a test.
-
-It is never recorded, since it is not a provider.
-"""
+"""A server that behaves like Ollama, with the settings of a test; never recorded, since it is not a provider."""
 
 from __future__ import annotations
 

@@ -25,7 +25,6 @@ class Still:
         return self.limiter.ticket(self.rules if rules is None else rules, model, tokens)
 
     def turn(self, tokens: int = 1, *, model: str = "m") -> Ticket:
-        """Returns a ticket that has its turn at once."""
         ticket = self.ticket(tokens, model=model)
         assert ticket.turn(), ticket.blocked_by
         return ticket

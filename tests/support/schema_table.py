@@ -28,11 +28,8 @@ class Command(BaseModel):
 
 class Case(BaseModel):
     title: str
-    argv: list[str]
-    env: dict[str, str] = {}
     timeout: float = Field(default=10, gt=0, le=600)
     expected_exit: int = Field(ge=0, le=255)
-    stdin: str | None = None
 
 
 Outcome = StrEnum("Outcome", ["passed", "failed", "unclear"])
@@ -41,7 +38,6 @@ Outcome = StrEnum("Outcome", ["passed", "failed", "unclear"])
 class Verdict(BaseModel):
     outcome: Outcome
     confidence: float = Field(ge=0, le=1)
-    difference: str | None = None
     culprit: Option | None = None
 
 
@@ -63,17 +59,14 @@ def obj(**properties: Any) -> dict[str, Any]:
 
 
 def closed(**properties: Any) -> dict[str, Any]:
-    """Returns the same schema without other properties."""
     return {**obj(**properties), "additionalProperties": False}
 
 
 def many(items: Any, **more: Any) -> dict[str, Any]:
-    """An array schema."""
     return {"type": "array", "items": items, **more}
 
 
 def free(values: Any = True, **more: Any) -> dict[str, Any]:
-    """A schema of objects with any names."""
     return {"type": "object", "additionalProperties": values, **more}
 
 
@@ -88,13 +81,9 @@ KEYWORDS = ("nullable", "$ref", "items", "$id", "definitions", "type", "enum", "
 TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "command tree": (
         Command,
-        [{"name": "git", "summary": "vcs",
-          "options": [{"flags": ["-C"], "takes_value": True, "default": None, "choices": ["a"]}],
-          "subcommands": [{"name": "remote", "subcommands": [{"name": "add", "subcommands": [{"name": "x"}]}]}]}],
+        [{"name": "git", "options": [{"flags": ["-C"], "default": None, "choices": ["a"]}],
+          "subcommands": [{"name": "remote", "subcommands": [{"name": "add"}]}]}],
         [{"name": "Git"}, {"name": "git", "subcommands": [{"name": "remote", "subcommands": [{"name": "A!"}]}]}, {}],
-    ),
-    "optional values under keys of an enum class": (
-        dict[Outcome, int | None], [{}, {"passed": 1, "failed": None}], [{"other": 1}, {"passed": "x"}, 1],
     ),
     "open class": (
         Loose, [{"id": 1}, {"id": 2, "anything": {"a": [None, {"b": 1}]}, "on": "2024-02-29"}], [{"id": 1, "on": "x"}],

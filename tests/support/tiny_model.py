@@ -105,11 +105,7 @@ def _lean(token: str) -> float:
 
 
 def _tensors(vocabulary: list[str], source: random.Random) -> dict[str, Tensor]:
-    """Name to ((columns, rows), values).
-
-    Reach and leans were tuned by trial: attention sharp enough that greedy answers do not run in circles. The numbers
-    are uniform, not normal, whose rounding differs by platform.
-    """
+    """Numbers of a reach that was tuned by trial; uniform, since the rounding of normal ones differs by platform."""
 
     def matrix(columns: int, rows: int, reach: float) -> Tensor:
         return (columns, rows), array("f", (reach * (2 * source.random() - 1) for _ in range(columns * rows)))

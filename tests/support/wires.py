@@ -29,8 +29,6 @@ MODES = ("text", "stream", "schema", "embeddings", "truncated", "too_long", "wro
 
 @dataclass(frozen=True)
 class Wire:
-    """A server seen over one wire."""
-
     name: str
     provider: str
     server: str

@@ -68,10 +68,8 @@ def messages() -> None:
     mine = [Message(role="system", content="s"), Message(role="user", content="p")]
     openai = [{"role": "user", "content": "p"}]
     llm.complete("t", mine)
-    llm.stream("t", openai)
     llm.complete("t", [*mine, *openai])
     llm.route("t", mine)
-    llm.classify("t", mine, Mood)
     llm.batch("t", [mine, openai, "p"])
     llm.batch("t", iter([mine]))
     llm.compare("t", [mine, openai, "p"], models=["a", "b"])
@@ -89,7 +87,6 @@ def functions() -> None:
     llm.complete("t", "p", accept=short)
     llm.complete("t", "p", schema=Plan, accept=lambda answer: len(answer.parsed.steps) > 1)
     llm.batch("t", ["p"], on_progress=report)
-    llm.batch("t", ["p"], on_progress=lambda done, total, result: done)
     llm.complete("t", "p", accept=lambda: True)  # type: ignore[arg-type, misc]
     llm.batch("t", ["p"], on_progress=short)  # type: ignore[arg-type]
     llm.batch("t", ["p"], on_progress=lambda done: None)  # type: ignore[arg-type, misc]
