@@ -23,8 +23,7 @@ def say(*values: object) -> None:
 
 
 def tell(error: LLMError) -> None:
-    """Prints all facts of an error, here and in another process."""
-    again, seen = pickle.loads(pickle.dumps(error)), "".join(traceback.format_exception(error))
+    again, seen = pickle.loads(pickle.dumps(error)), "".join(traceback.format_exception(error))  # as in another process
     say(str(error), repr(error), vars(error), seen, vars(again), repr(again), pickle.dumps(error))
     say(*map(repr, error.attempts))
 

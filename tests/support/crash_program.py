@@ -14,7 +14,7 @@ import random
 import signal
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -29,7 +29,7 @@ from testronaut_llm.records import Attempt, Usage
 from testronaut_llm.telemetry.log import EventFile
 
 COST, SETTINGS = Decimal("0.001"), CacheConfig()
-Done = list[tuple[str, int]]
+Done = dict[str, list[int]]  # the numbers of the finished writes, by their kind
 
 
 def write_all(home: Path, start: int) -> Iterator[str]:
@@ -50,8 +50,8 @@ def write_all(home: Path, start: int) -> Iterator[str]:
         ModelStore(home / "models").touch("nobody")
 
 
-def killed(home: Path, start: int, after: float) -> Done:
-    """Runs a child for `after` seconds, kills it, and returns what it finished."""
+def killed(home: Path, start: int, after: float, done: Done) -> None:
+    """Runs a child for `after` seconds, kills it, and notes what it finished."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -64,45 +64,39 @@ def killed(home: Path, start: int, after: float) -> Done:
     os.kill(pid, signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL, "the writer ended by itself"
     with os.fdopen(reader) as reported:
-        lines = [line.split() for line in reported]
-    return [(what, int(number)) for what, number in lines]
+        for what, number in map(str.split, reported):
+            done[what].append(int(number))
 
 
 def check(home: Path, done: Done) -> None:
     """Opens everything; all that was finished must be there, and the cache must still take answers."""
-    numbers: dict[str, list[int]] = defaultdict(list)
-    for what, number in done:
-        numbers[what].append(number)
     with contextlib.closing(Ledger(home / "ledger.sqlite3", clock=lambda: time.time() + 10_000)) as ledger:
         spent, aside = ledger.standing("s")
-    assert spent >= len(numbers["settled"]) * COST, f"the ledger says {spent}"
-    assert not aside, f"{aside} is set aside for ever"
+    assert spent >= len(done["settled"]) * COST
+    assert not aside
     with contextlib.closing(AnswerCache(home / "cache")) as cache:
-        for number in numbers["cached"][-500:]:
-            text = cache.read(f"{number:064x}", str)
-            assert text, f"answer {number} is lost"
-            assert text.startswith(f"answer {number} "), f"answer {number} is {text!r:.40}"
+        for number in done["cached"][-500:]:
+            assert str(cache.read(f"{number:064x}", str)).startswith(f"answer {number} ")
         cache.write("f" * 64, "after", SETTINGS, task="t")
         assert cache.read("f" * 64, str) == "after"
-    value = load_config(home / "llm.yaml").tasks["t"].max_tokens
-    assert value >= max(numbers["edited"], default=0), f"llm.yaml says {value}"
+    assert load_config(home / "llm.yaml").tasks["t"].max_tokens >= max(done["edited"], default=0)
     log = home / "log" / "events.jsonl"
     lines = log.read_text().splitlines() if log.exists() else []
-    assert {json.loads(line)["n"] for line in lines} >= {*numbers["logged"]}
+    assert {json.loads(line)["n"] for line in lines} >= {*done["logged"]}
     ModelStore(home / "models").list()
 
 
 def main(home: Path, rounds: int, seed: int) -> None:
     random.seed(seed)
     (home / "llm.yaml").write_text("version: 1\ntasks:\n  t: {models: [openai/m], max_tokens: 1}\n")
-    done: Done = []
+    done: Done = defaultdict(list)
     for number in range(rounds):
         sys.stderr.write(f"round {number} of seed {seed}\n")
-        done += killed(home, number * 100_000, random.uniform(0.01, 0.25))
+        killed(home, number * 100_000, random.uniform(0.01, 0.25), done)
         for one in home.rglob("*.tmp"):
             one.unlink()
         check(home, done)
-    sys.stdout.write(json.dumps(Counter(what for what, _ in done)) + "\n")
+    sys.stdout.write(json.dumps({what: len(numbers) for what, numbers in done.items()}))
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ class Endpoint(ThreadingTCPServer):
         self.url = f"http://127.0.0.1:{self.port}"
         self.lock, self.closing = threading.Lock(), threading.Event()
         self.open: set[socket.socket] = set()
-        self.requests: list[Received] = []
+        self.requests = self.asked = list[Received]()
         self.plan()
         threading.Thread(target=self._run, daemon=True).start()
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from error_bodies import ERRORS
 from fault_server import Exchange, Reply
 from good_answers import Good, answer, sse
 
@@ -16,6 +15,29 @@ from testronaut_llm.testing.cassette_format import field_to_body, from_yaml
 
 Headers = Mapping[str, str]
 _REQUEST_ID = {"x-request-id": "req-fault-1", "request-id": "req-fault-1"}
+
+# Status, message, code at OpenAI, type at Anthropic, as documented. `data/error_messages.yaml` has what servers said.
+_INVALID, _REQUESTS = "invalid_request_error", "Rate limit reached on requests per min (RPM): Limit 3, Used 3."
+_CASES: Mapping[str, tuple[int, str, str | None, str]] = {
+    "bad_request": (400, "Invalid role: 'robot'.", "invalid_value", _INVALID),
+    "context": (400, "prompt is too long: 9001 tokens > 8192 maximum", "context_length_exceeded", _INVALID),
+    "content_filter": (400, "Rejected as a result of our safety system.", "content_policy_violation", _INVALID),
+    "authentication": (401, "Incorrect API key provided: wrong*key.", "invalid_api_key", "authentication_error"),
+    "payment": (402, "Add credits to continue.", "insufficient_credits", "billing_error"),
+    "permission": (403, "No access to model `big-one`.", "model_not_found", "permission_error"),
+    "not_found": (404, "The model `no-such` does not exist.", "model_not_found", "not_found_error"),
+    "conflict": (409, "The resource was updated by another process.", None, "conflict_error"),
+    "too_large": (413, "Request too large.", None, "request_too_large"),
+    "rate_limit": (429, f"{_REQUESTS} Please try again in 20s.", "rate_limit_exceeded", "rate_limit_error"),
+    "quota": (429, "You exceeded your current quota.", "insufficient_quota", "billing_error"),
+    "server_error": (500, "The server had an error while processing your request.", None, "api_error"),
+    "no_memory": (500, "model requires more system memory (5.6 GiB) than is available (2.1 GiB)", None, "api_error"),
+    "bad_gateway": (502, "502 Bad Gateway", None, "html"),
+    "unavailable": (503, "Please try again later.", None, "api_error"),
+    "gateway_timeout": (504, "504 Gateway Time-out", None, "html"),
+    "overloaded": (529, "Overloaded", "engine_overloaded", "overloaded_error"),
+}
+_OLLAMA = {"context": "the input length exceeds the context length", "rate_limit": "too many requests"}
 
 
 def good(text: str = Good.text, *, headers: Headers | None = None, **facts: Any) -> Reply:
@@ -31,16 +53,29 @@ def good(text: str = Good.text, *, headers: Headers | None = None, **facts: Any)
     return reply
 
 
-def error(case: str, *, retry_after: str | None = None, headers: Headers | None = None) -> Reply:
-    """The provider's own error body for a case of `error_bodies.py`."""
+def error(case: str, *, retry_after: str = "", headers: Headers | None = None) -> Reply:
+    """The provider's own error body for a failure."""
 
     def reply(exchange: Exchange) -> None:
-        status, body = ERRORS[exchange.request.wire][case]
-        waiting = {} if retry_after is None else {"retry-after": retry_after}
-        kind, text = ("text/html", body) if isinstance(body, str) else ("application/json", json.dumps(body))
-        exchange.respond(status, kind, text.encode(), {**_REQUEST_ID, **waiting, **(headers or {})})
+        status, message, _, kind = _CASES[case]
+        if kind == "html":
+            text, content_type = f"<html>\r\n<body><h1>{message}</h1></body>\r\n</html>\r\n", "text/html"
+        else:
+            text, content_type = json.dumps(_error_body(exchange.request.wire, case)), "application/json"
+        waiting = {"retry-after": retry_after} if retry_after else {}
+        exchange.respond(status, content_type, text.encode(), {**_REQUEST_ID, **waiting, **(headers or {})})
 
     return reply
+
+
+def _error_body(wire: str, case: str) -> Any:
+    status, message, code, kind = _CASES[case]
+    if wire == "ollama":
+        return {"error": _OLLAMA.get(case, message)}
+    if wire == "anthropic":
+        return {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_011CTest"}
+    kind = _INVALID if status < 500 else "server_error"
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 def raw(status: int, body: bytes, content_type: str = "application/json", **headers: str) -> Reply:
@@ -127,7 +162,7 @@ def error_in_stream(case: str = "overloaded", *, after: int = 0, body: Any = Non
         wire = exchange.request.wire
         kind, pieces = _answer(exchange, Good())
         first = next(number for number, piece in enumerate(pieces, 1) if b"Hello" in piece)
-        event = body or ERRORS[wire].get(case, ERRORS[wire]["server_error"])[1]
+        event = body or _error_body(wire, case)
         last = json.dumps(event).encode() + b"\n" if wire == "ollama" else sse(event, "error" * (wire == "anthropic"))
         _stream(exchange, kind, [*pieces[: after * first], last, b""])
 
@@ -169,7 +204,6 @@ BAD_BODIES: Mapping[str, Reply] = {
     "empty": raw(200, b""),
     "html": raw(200, b"<html><body><h1>Sign in to the hotel Wi-Fi</h1></body></html>", "text/html"),
     "html as json": raw(200, b"<html><body>Maintenance</body></html>"),
-    "truncated json": raw(200, b'{"id": "x", "choices": [{"message": {"content": "Hel'),
     "wrong shape": raw(200, b'{"hello": "world"}'),
     "null": raw(200, b"null"),
     "no choices": no_choices,

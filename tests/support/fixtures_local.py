@@ -7,42 +7,31 @@ import json
 import shutil
 import tracemalloc
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_model import make_tiny_model, offer
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.local.local_provider import EmbeddedRunner, Endpoint
 from testronaut_llm.local.model_store import ModelStore, StoredModel
 
 TINY = "tiny-random"
 
 
-@dataclass(frozen=True, kw_only=True)
-class LocalModel:
-    """The fields of a `ModelConfig` that embedded models use."""
+class LocalModel(ModelConfig):
+    """The row of an embedded model."""
 
-    name: str = TINY
-    num_ctx: int | None = None
-    keep_alive: str | int | None = None
-    digest: str | None = None
-    auto_pull: bool | str = False
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    def __init__(self, name: str = TINY, **fields: Any) -> None:
+        super().__init__(alias="m", model=f"embedded/{name}", **fields)
 
 
 @pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny-random.gguf")
-
-
-@pytest.fixture(scope="session")
-def shared_store(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> ModelStore:
-    """A store that holds the tiny model; tests must not change it."""
-    return stored(ModelStore(tmp_path_factory.mktemp("models")), tiny_gguf)
 
 
 @pytest.fixture
@@ -66,20 +55,14 @@ def home(tiny_gguf: Path) -> ModelStore:
 
 
 @pytest.fixture(scope="session")
-def embedded_runner(shared_store: ModelStore) -> Iterator[EmbeddedRunner]:
-    runner = EmbeddedRunner(shared_store, idle_seconds=24 * 3600)
-    yield runner
-    runner.close()
-
-
-@pytest.fixture(scope="session")
-def embedded_server(embedded_runner: EmbeddedRunner) -> Endpoint:
+def embedded_server(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path) -> Iterator[Endpoint]:
     """A real llama.cpp server of the tiny model: OpenAI wire at `/v1/chat/completions`, Anthropic at `/v1/messages`."""
-    return embedded_runner.endpoint(LocalModel())  # has the fields that are read
+    store = stored(ModelStore(tmp_path_factory.mktemp("models")), tiny_gguf)
+    with closing(EmbeddedRunner(store, idle_seconds=24 * 3600)) as runner:
+        yield runner.endpoint(LocalModel())
 
 
 def stored(store: ModelStore, file: Path, name: str = TINY) -> ModelStore:
-    """Copy `file` into `store`."""
     store.folder.parent.mkdir(parents=True, exist_ok=True)
     copy = shutil.copy(file, store.folder.parent / f"{name}.part")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -93,9 +76,8 @@ def post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> dict[str, Any]:
         json.dumps(body).encode(),
         {"Authorization": f"Bearer {endpoint.token}", "Content-Type": "application/json"},
     )
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as response:
-        answer: dict[str, Any] = json.loads(response.read())
-        return answer
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return dict(json.load(response))
 
 
 def chat(endpoint: Endpoint, text: str, **body: Any) -> dict[str, Any]:

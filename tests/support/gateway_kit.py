@@ -35,14 +35,9 @@ def target(wire: str, url: str = DEAD, *, key: str | None = KEY, **fields: Any) 
     """The target of a wire, or of a model at its `api_base`; `fields` are those of a model in `llm.yaml`."""
     base = f"{url}/v1" if wire == "openai" else url
     model = ModelConfig(**{"alias": "m", "model": MODELS.get(wire, wire), "api_base": base, **fields})
-    provider, version = provider_of(model), VERSIONS.get(wire)
-    return Target(
-        model=model,
-        provider=provider,
-        api_base=base,
-        api_version=version or endpoint_of(model, provider).api_version,
-        key=SecretStr(key) if key else None,
-    )
+    provider, secret = provider_of(model), SecretStr(key) if key else None
+    version = VERSIONS.get(wire) or endpoint_of(model, provider).api_version
+    return Target(model=model, provider=provider, api_base=base, api_version=version, key=secret)
 
 
 def chat(where: Target, *turns: tuple[str, str] | str, **fields: Any) -> Request:
@@ -53,10 +48,8 @@ def chat(where: Target, *turns: tuple[str, str] | str, **fields: Any) -> Request
 
 
 def request(to: Target, **fields: Any) -> Request:
-    """A short chat request."""
     num_ctx = 4096 if to.provider.wire == "ollama" else None
-    plain = chat(to, "Say hello.", max_tokens=50, timeout=5.0, temperature=0.0, num_ctx=num_ctx)
-    return replace(plain, **fields)
+    return replace(chat(to, "Say hello.", temperature=0.0, num_ctx=num_ctx), **fields)
 
 
 async def _sent(gateway: Gateway, asked: Request) -> tuple[list[Any], Reply]:
@@ -73,24 +66,20 @@ class Attempts:
 
     def __init__(self) -> None:
         self.gateway = Gateway(lambda text: text.replace(KEY, "***"))
-        self.gateway.load()
         self._runner = asyncio.Runner()
 
     def __call__(self, asked: Request, mode: str) -> tuple[str, Reply]:
-        """Makes one attempt; returns the pieces of a stream, and the Reply."""
-        if not asked.texts:
-            asked = replace(asked, stream=mode == "stream")
-        pieces, reply = self._runner.run(_sent(self.gateway, asked))
+        """Returns the pieces of a stream, and the reply."""
+        pieces, reply = self._runner.run(_sent(self.gateway, replace(asked, stream=mode == "stream")))
         return "".join(pieces), reply
 
     def close(self) -> None:
-        """Closes connections and loop."""
         self._runner.run(self.gateway.aclose())
         self._runner.close()
 
 
 async def attempt(asked: Request) -> tuple[list[str], Reply]:
-    """Makes one attempt with a gateway of its own; returns the pieces of a stream, and the reply."""
+    """Returns the same, with a gateway of its own."""
     gateway = Gateway(str)
     sent = await _sent(gateway, asked)
     await gateway.aclose()

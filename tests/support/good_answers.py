@@ -1,13 +1,8 @@
-"""Good answers on each provider's wire, written by hand for the fault server.
-
-They follow failures in a plan. They prove nothing about a real provider, and are never cassettes.
-"""
+"""Good answers on each provider's wire, written by hand for the fault server; they prove nothing about a provider."""
 
 from __future__ import annotations
 
-import base64
 import json
-import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,9 +73,9 @@ def _openai(_: Fields, good: Good, model: str) -> Body:
 
 
 def _openai_stream(body: Fields, good: Good, model: str) -> Body:
-    deltas: list[Fields] = [{"role": "assistant", "content": ""}]
-    deltas += [{"reasoning_content": good.reasoning}] if good.reasoning else []
-    events = [_completion("delta", model, delta) for delta in [*deltas, *({"content": part} for part in good.parts())]]
+    deltas: list[Fields] = [{"role": "assistant", "content": ""}, *({"content": part} for part in good.parts())]
+    deltas[1:1] = [{"reasoning_content": good.reasoning}] if good.reasoning else []
+    events = [_completion("delta", model, delta) for delta in deltas]
     if good.finish:
         events.append(_completion("delta", model, {}, good.finish))
     if good.usage and (body.get("stream_options") or {}).get("include_usage"):
@@ -126,9 +121,8 @@ def _anthropic_stream(_: Fields, good: Good, model: str) -> Body:
 def _ollama(good: Good, model: str, *, stream: bool) -> Body:
     def line(text: str, thinking: str = "", *, done: bool = False) -> Fields:
         message = {"role": "assistant", "content": text} | ({"thinking": thinking} if thinking else {})
-        times = {"total_duration": 9, "load_duration": 1, "eval_duration": 5}
-        end = {"done_reason": good.finish, **times, **good.counts("prompt_eval_count", "eval_count")} if done else {}
-        return {"model": model, "created_at": "2026-01-01T00:00:00Z", "message": message, "done": done, **end}
+        end = {"done_reason": good.finish, **good.counts("prompt_eval_count", "eval_count")} if done else {}
+        return {"model": model, "message": message, "done": done, **end}
 
     if not stream:
         return _json(line(good.text, good.reasoning, done=bool(good.finish)))
@@ -142,11 +136,7 @@ def _embeddings(wire: str, body: Fields, good: Good, model: str) -> Body:
     count = len(texts) if isinstance(texts, list) else 1
     vectors = good.vectors if good.vectors is not None else tuple((float(n + 1), 0.5, -0.25) for n in range(count))
     if wire == "ollama":
-        times = {"total_duration": 9, "load_duration": 1}
-        return _json({"model": model, "embeddings": vectors, **times, **good.counts("prompt_eval_count")})
-    rows: list[Any] = list(vectors)
-    if body.get("encoding_format") == "base64":
-        rows = [base64.b64encode(struct.pack(f"<{len(one)}f", *one)).decode() for one in vectors]
-    data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
+        return _json({"model": model, "embeddings": vectors, **good.counts("prompt_eval_count")})
+    data = [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(vectors)]
     usage = {"usage": {**good.counts("prompt_tokens"), "total_tokens": good.usage[0]}} if good.usage else {}
     return _json({"object": "list", "model": model, "data": data, **usage})

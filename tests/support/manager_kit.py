@@ -38,10 +38,6 @@ class Api(Endpoint):
     """One endpoint of the fault server. Its plan is for requests to models; it always lists the models of an Ollama."""
 
     @property
-    def asked(self) -> list[Received]:
-        return self.requests
-
-    @property
     def bodies(self) -> list[Any]:
         return [one.body for one in self.requests]
 

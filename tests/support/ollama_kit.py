@@ -1,7 +1,4 @@
-"""A server that behaves like Ollama, with the settings of a test.
-
-It is never recorded, since it is not a provider.
-"""
+"""A server that behaves like Ollama, with the settings of a test; never recorded, since it is not a provider."""
 
 from __future__ import annotations
 
@@ -19,7 +16,6 @@ from werkzeug import Request, Response
 
 CHAT = {"model": "small:1b", "message": {"role": "assistant", "content": "Hello."}, "done": True, "done_reason": "stop",
         "prompt_eval_count": 12, "eval_count": 3}  # fmt: skip
-NOT_FOUND = {"error": "model 'small:1b' not found"}
 
 _RUNNER = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
 """Options with which a model is loaded: a request that has others loads it anew."""
@@ -40,7 +36,7 @@ class Ollama:
         self.template, self.capabilities = "{{ .System }}{{ .Prompt }}", ["completion"]
         self.answer: Callable[[dict[str, Any]], dict[str, Any]] = lambda _: {}
         self.tagged: list[str] | None = None  # what its list says that the model can do; an older server says nothing
-        self.size, self.remote_host = 1, ""
+        self.remote_host = ""
         self.loads: list[dict[str, Any]] = []
         self.holds_pull, self.pulled = threading.Event(), 0
         self.holds_pull.set()
@@ -66,11 +62,11 @@ class Ollama:
         return answer(request)
 
     def _tags(self, _: Request) -> Response:
-        details = {"context_length": self.listed} if self.listed else {}
-        model = {"name": self.name, "model": self.name, "digest": self.digest, "size": self.size, "details": details}
-        model |= {"capabilities": self.tagged} if self.tagged else {}
-        model |= {"remote_host": self.remote_host} if self.remote_host else {}
-        return _json({"models": [model] if self.has else []})
+        model = {"name": self.name, "model": self.name, "digest": self.digest, "size": 1}
+        facts = {"context_length": self.listed} if self.listed else {}
+        if self.tagged:
+            model["capabilities"] = self.tagged
+        return _json({"models": [model | {"details": facts, "remote_host": self.remote_host}] if self.has else []})
 
     def _show(self, _: Request) -> Response:
         if self.shown is None or not self.has:
@@ -79,15 +75,14 @@ class Ollama:
         return _json({"model_info": info, "template": self.template, "capabilities": self.capabilities})
 
     def _ps(self, _: Request) -> Response:
-        row = {"name": self.name, "model": self.name, "size": 1, "expires_at": "2026-11-23T05:14:24.88Z"}
-        row |= {"digest": self.digest}
+        row = {"name": self.name, "model": self.name, "size": 1, "digest": self.digest}
+        row |= {"expires_at": "2026-11-23T05:14:24.88Z"}
         row |= {"context_length": self.loads[-1].get("num_ctx", 4096)} if self.loads else {}
-        unloaded = bool(self.loads) and self.loads[-1] == UNLOADED
-        return _json({"models": [row] if self.has and not unloaded else []})
+        return _json({"models": [row] if self.has and self.loads[-1:] != [UNLOADED] else []})
 
     def _delete(self, _: Request) -> Response:
         there, self.has = self.has, False
-        return Response("") if there else _json(NOT_FOUND, 404)
+        return Response("") if there else _json({"error": "model 'small:1b' not found"}, 404)
 
     def _pull(self, _: Request) -> Response:
         def lines() -> Iterator[str]:
@@ -102,26 +97,19 @@ class Ollama:
         return Response(lines(), content_type="application/x-ndjson")
 
     def _chat(self, request: Request) -> Response:
-        if not self.has:
-            return _json(NOT_FOUND, 404)
         body = json.loads(request.get_data())
         if body.get("think") and "thinking" not in self.capabilities:
             return _json({"error": '"small:1b" does not support thinking'}, 400)
         self._loaded(body)
         most = {"eval_count": min(CHAT["eval_count"], body.get("options", {}).get("num_predict", 3))}
         said = {key: value for key, value in (CHAT | most | self.answer(body)).items() if value is not None}
-        if not body.get("stream"):
-            return _json(said)
-        return Response(json.dumps(said) + "\n", content_type="application/x-ndjson")
+        kind = "application/x-ndjson" if body.get("stream") else "application/json"
+        return Response(json.dumps(said) + "\n", content_type=kind)
 
     def _generate(self, request: Request) -> Response:
         body = json.loads(request.get_data())
-        if not self.has:
-            return _json(NOT_FOUND, 404)
         if body.get("keep_alive") == 0:
             self.loads.append(UNLOADED)
-        elif "completion" not in self.capabilities:
-            return _json({"error": '"small:1b" does not support generate'}, 400)
         else:
             self._loaded(body)
         return _json({"model": "small:1b", "response": "", "done": True, "done_reason": "load"})

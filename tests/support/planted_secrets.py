@@ -13,7 +13,6 @@ import string
 from pathlib import Path
 from typing import NamedTuple
 
-DATA = Path(__file__).parent / "data" / "help_and_logs.json"
 _WORD = string.ascii_letters + string.digits
 _LETTERS = {"w": _WORD, "W": _WORD + "+/", "a": string.ascii_letters, "h": "0123456789abcdef", "d": string.digits,
             "u": string.ascii_uppercase + string.digits, "p": "!@#^*"}  # fmt: skip
@@ -81,7 +80,8 @@ class Planted(NamedTuple):
 
 
 def texts() -> list[str]:
-    return [one["text"] for one in json.loads(DATA.read_text("utf-8"))]
+    file = Path(__file__).parent / "data" / "help_and_logs.json"
+    return [one["text"] for one in json.loads(file.read_text("utf-8"))]
 
 
 def planted() -> list[Planted]:

@@ -22,11 +22,9 @@ class Still:
         self.limiter = RateLimiter(lambda: self.now)
 
     def ticket(self, tokens: int = 1, *, model: str = "m", rules: Sequence[Rule] | None = None) -> Ticket:
-        """A ticket of a new caller."""
         return self.limiter.ticket(self.rules if rules is None else rules, model, tokens)
 
     def turn(self, tokens: int = 1, *, model: str = "m") -> Ticket:
-        """Returns a ticket that has its turn at once."""
         ticket = self.ticket(tokens, model=model)
         assert ticket.turn(), ticket.blocked_by
         return ticket
@@ -38,65 +36,56 @@ class Still:
 
 @dataclass(kw_only=True, eq=False)
 class Job:
-    """One call of a run: it comes at `at`, asks for some of the rules, takes `lasts` seconds and uses `uses` tokens.
-
-    `patience`: seconds after which it is cancelled, wherever it is.
-    """
+    """One call of a run: it comes at `at`, asks for some of the rules, takes `lasts` seconds and uses `uses` tokens."""
 
     at: float
     rules: tuple[Rule, ...]
     tokens: int
     uses: int
     lasts: float
-    patience: float
+    patience: float  # seconds after which it is cancelled, wherever it is
     granted: float = math.nan
     left: float = math.nan
     ticket: Ticket = field(init=False, repr=False)
 
 
 class _Run:
-    """The events of a run, in their order."""
+    def __init__(self) -> None:
+        self.still, self.waiting, self.order = Still(), list[Job](), itertools.count()
+        self.events: list[tuple[float, int, str, Job]] = []
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self.still, self.waiting, self._order = Still(), list[Job](), itertools.count()
-        self._events: list[tuple[float, int, str, Job]] = []
-        for job in jobs:
-            self._plan(job.at, "comes", job)
+    def plan(self, seconds: float, what: str, job: Job) -> None:
+        heapq.heappush(self.events, (self.still.now + seconds, next(self.order), what, job))
 
-    def _plan(self, seconds: float, what: str, job: Job) -> None:
-        heapq.heappush(self._events, (self.still.now + seconds, next(self._order), what, job))
-
-    def play(self) -> None:
-        while self._events:
-            self.still.now, _, what, job = heapq.heappop(self._events)
-            if what == "comes":
-                job.ticket = self.still.ticket(job.tokens, rules=job.rules)
-                self.waiting.append(job)
-                self._plan(job.patience, "ends", job)
-            elif what == "ends" and math.isnan(job.left):
-                self._end(job)
-            if what != "ends" and job in self.waiting:
-                self._ask(job)
-            while woken := next((one for one in self.waiting if one.ticket.woken.is_set()), None):
-                self._ask(woken)  # a turn may wake others
-
-    def _end(self, job: Job) -> None:
-        sent, job.left = not math.isnan(job.granted), self.still.now
-        job.ticket.leave(sent=sent, tokens=job.uses, headers={})
-        if not sent:
-            self.waiting.remove(job)
-
-    def _ask(self, job: Job) -> None:
+    def ask(self, job: Job) -> None:
         if job.ticket.turn():
             job.granted = self.still.now
             self.waiting.remove(job)
-            self._plan(job.lasts, "ends", job)
+            self.plan(job.lasts, "ends", job)
         elif job.ticket.look_in < math.inf:
-            self._plan(job.ticket.look_in, "looks", job)
+            self.plan(job.ticket.look_in, "looks", job)
+
+    def happens(self, what: str, job: Job) -> None:
+        if what == "comes":
+            job.ticket = self.still.ticket(job.tokens, rules=job.rules)
+            self.waiting.append(job)
+            self.plan(job.patience, "ends", job)
+        elif what == "ends" and math.isnan(job.left):
+            job.left = self.still.now
+            job.ticket.leave(sent=job not in self.waiting, tokens=job.uses, headers={})
+            self.waiting = [one for one in self.waiting if one is not job]
+        if what != "ends" and job in self.waiting:
+            self.ask(job)
 
 
 def run(jobs: Sequence[Job]) -> None:
     """Plays the jobs through one limiter; a waiting job asks for its turn when it is woken or due to look."""
-    one = _Run(jobs)
-    one.play()
+    one = _Run()
+    for job in jobs:
+        one.plan(job.at, "comes", job)
+    while one.events:
+        one.still.now, _, what, job = heapq.heappop(one.events)
+        one.happens(what, job)
+        while woken := next((job for job in one.waiting if job.ticket.woken.is_set()), None):
+            one.ask(woken)  # a turn may wake others
     assert not one.waiting

@@ -1,4 +1,4 @@
-"""Random answers that are valid for a schema, with references, recursion, tuples and conditions."""
+"""Random answers that are valid for a schema, with references, recursion and tuples."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ def answers(draw: st.DrawFn, document: dict[str, Any]) -> Any:
 
 
 class _Drawing:
-    """Draws one value of a document."""
-
     def __init__(self, draw: st.DrawFn, root: dict[str, Any]) -> None:
         self.draw, self.root = draw, root
 
@@ -40,8 +38,7 @@ class _Drawing:
         if "enum" in schema or "const" in schema:
             return self.draw(st.sampled_from(schema.get("enum", [schema.get("const")])))
         kind = schema.get("type")
-        if isinstance(kind, list):
-            kind = self.draw(st.sampled_from(kind))
+        kind = self.draw(st.sampled_from(kind)) if isinstance(kind, list) else kind
         if kind == "object" or (not kind and schema.keys() & {"properties", "required", "additionalProperties"}):
             return self._object(schema, depth)
         if kind == "array" or (not kind and schema.keys() & {"items", "prefixItems"}):
@@ -61,7 +58,6 @@ class _Drawing:
             for options in (part[key] for key in ("anyOf", "oneOf") if key in part):
                 null = shallow and {"type": "null"} in options
                 parts.append({"type": "null"} if null else self.draw(st.sampled_from(options)))
-            parts += [self.draw(st.sampled_from([part["then"], part.get("else")]))] if "then" in part else []
             both = {
                 "properties": {**out.get("properties", {}), **part.get("properties", {})},
                 "required": [*part.get("required", []), *out.get("required", [])],
@@ -70,20 +66,16 @@ class _Drawing:
         return out
 
     def _target(self, reference: str) -> Any:
-        if not reference.startswith("#/") and reference != "#":
-            return next(sub for sub in self.root["$defs"].values() if sub.get("$anchor") == reference[1:])
-        here: Any = self.root
-        for step in reference.split("/")[1:]:
-            here = here[step.replace("~1", "/")]
-        return here
+        definitions = self.root.get("$defs", {})
+        assume(reference.removeprefix("#/$defs/") in definitions)
+        return definitions[reference.removeprefix("#/$defs/")]
 
     def _object(self, schema: dict[str, Any], depth: int) -> Any:
         properties, required = schema.get("properties", {}), schema.get("required", [])
         names = [n for n in properties if n in required or (depth <= 2 and self.draw(st.booleans()))]
         out = {name: self.value(properties[name], depth + 1) for name in names}
         out |= {name: self.draw(ANYTHING) for name in required if name not in properties}
-        patterns = list(schema.get("patternProperties", {}).values())
-        others = patterns[0] if patterns else schema.get("additionalProperties", not properties)
+        others = schema.get("additionalProperties", not properties)
         if depth <= 2 and others is not False and not (properties and others is True):
             more = self.draw(st.lists(_NAMES, max_size=2))
             out |= {name: self.value(others, depth + 1) for name in more if name not in properties}

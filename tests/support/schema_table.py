@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 from typing import Any
@@ -29,11 +28,8 @@ class Command(BaseModel):
 
 class Case(BaseModel):
     title: str
-    argv: list[str]
-    env: dict[str, str] = {}
     timeout: float = Field(default=10, gt=0, le=600)
     expected_exit: int = Field(ge=0, le=255)
-    stdin: str | None = None
 
 
 Outcome = StrEnum("Outcome", ["passed", "failed", "unclear"])
@@ -42,7 +38,6 @@ Outcome = StrEnum("Outcome", ["passed", "failed", "unclear"])
 class Verdict(BaseModel):
     outcome: Outcome
     confidence: float = Field(ge=0, le=1)
-    difference: str | None = None
     culprit: Option | None = None
 
 
@@ -57,12 +52,6 @@ class Run(TypedDict):
     code: int
 
 
-@dataclass
-class Span:
-    run: Run
-    pair: tuple[int, str]
-
-
 def obj(**properties: Any) -> dict[str, Any]:
     """An object schema; a name that ends in `_` is optional."""
     required = [name for name in properties if not name.endswith("_")]
@@ -70,17 +59,14 @@ def obj(**properties: Any) -> dict[str, Any]:
 
 
 def closed(**properties: Any) -> dict[str, Any]:
-    """Returns the same schema without other properties."""
     return {**obj(**properties), "additionalProperties": False}
 
 
 def many(items: Any, **more: Any) -> dict[str, Any]:
-    """An array schema."""
     return {"type": "array", "items": items, **more}
 
 
 def free(values: Any = True, **more: Any) -> dict[str, Any]:
-    """A schema of objects with any names."""
     return {"type": "object", "additionalProperties": values, **more}
 
 
@@ -95,41 +81,18 @@ KEYWORDS = ("nullable", "$ref", "items", "$id", "definitions", "type", "enum", "
 TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "command tree": (
         Command,
-        [{"name": "git", "summary": "vcs",
-          "options": [{"flags": ["-C"], "takes_value": True, "default": None, "choices": ["a"]}],
-          "subcommands": [{"name": "remote", "subcommands": [{"name": "add", "subcommands": [{"name": "x"}]}]}]}],
+        [{"name": "git", "options": [{"flags": ["-C"], "default": None, "choices": ["a"]}],
+          "subcommands": [{"name": "remote", "subcommands": [{"name": "add"}]}]}],
         [{"name": "Git"}, {"name": "git", "subcommands": [{"name": "remote", "subcommands": [{"name": "A!"}]}]}, {}],
-    ),
-    "optional values under keys of an enum class": (
-        dict[Outcome, int | None], [{}, {"passed": 1, "failed": None}], [{"other": 1}, {"passed": "x"}, 1],
-    ),
-    "cases at the top": (
-        list[Case],
-        [[], [{"title": "t", "argv": [], "expected_exit": 0},
-              {"title": 'é"\n', "argv": ["a"], "env": {"A": "1", "": ""}, "timeout": 0.5, "expected_exit": 255,
-               "stdin": "x"}]],
-        [[{"title": "t", "argv": [], "expected_exit": 256}], [{"title": "t", "argv": "a", "expected_exit": 0}], {}],
-    ),
-    "verdict": (
-        Verdict,
-        [{"outcome": "failed", "confidence": 0.25, "difference": "colour", "culprit": {"flags": ["-a"]}},
-         {"outcome": "unclear", "confidence": 0, "difference": None, "culprit": None}],
-        [{"outcome": "perhaps", "confidence": 1}, {"outcome": "passed", "confidence": 1.5}, None, []],
     ),
     "open class": (
         Loose, [{"id": 1}, {"id": 2, "anything": {"a": [None, {"b": 1}]}, "on": "2024-02-29"}], [{"id": 1, "on": "x"}],
-    ),
-    "dataclass": (
-        Span,
-        [{"run": {"argv": ["ls"], "code": 0}, "pair": [1, "x"]}],
-        [{"run": {"argv": ["ls"], "code": 0}, "pair": [1]}, {"run": {"argv": ["ls"]}, "pair": [1, "x"]}],
     ),
     "optional union of anything": (
         list[int | str | dict[str, bool] | None],
         [[1, "1", None, {"a": True}, '{"a": true}', {}]], [[1.5], {"a": True}],
     ),
     "map or list": (dict[str, int] | list[int], [{}, [], {"a": 1}, [1]], ["a", {"a": "b"}]),
-    "scalar": ({"type": "integer", "minimum": 1, "maximum": 5}, [1, 5], [0, 6, "1", True]),
     "anything": ({}, [None, 1, "x", [1], {"a": {"b": [None]}}, {"result": 1}], []),
     "odd names": (
         obj(**{"--all": STRING, "exit code": INTEGER, "": NULL}), [{"--all": "x", "exit code": 1, "": None}], [{}],
@@ -152,14 +115,6 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
         {**obj(kind=STRING), "oneOf": [closed(kind={"const": "a"}, x=INTEGER), closed(kind={"const": "b"}, y_=STRING)]},
         [{"kind": "a", "x": 1}, {"kind": "b"}, {"kind": "b", "y": "z"}],
         [{"kind": "a"}, {"kind": "c"}],
-    ),
-    "condition": (
-        {**obj(mode={"enum": ["on", "off"]}),
-         "if": {"properties": {"mode": {"const": "on"}}},
-         "then": {"properties": {"level": INTEGER}, "required": ["level"]},
-         "else": {"properties": {"level": NULL, "why": STRING}}},
-        [{"mode": "on", "level": 3}, {"mode": "off"}, {"mode": "off", "why": "x"}],
-        [{"mode": "on"}, {"mode": "on", "level": "x"}],
     ),
     "draft 7": (
         {"$schema": "http://json-schema.org/draft-07/schema#", "$id": "https://example.com/tree.json",
@@ -192,7 +147,6 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
         [{"PATH": "/bin"}, {"A": "", "B": "x"}], [{}, {"a": "x"}, {"A": 1}],
     ),
     "declared and free": (obj(id=INTEGER) | free(STRING), [{"id": 1}, {"id": 1, "x": "y"}], [{"id": 1, "x": 1}]),
-    "closed and empty": (closed(), [{}], [{"a": 1}]),
     "property of that name": (
         obj(values=many(INTEGER), result_=STRING), [{"values": [1]}, {"values": [], "result": "x"}], [[1]],
     ),
@@ -210,16 +164,5 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
         [1, {"op": "+", "of": [1, {"op": "+", "of": [{"op": "+", "of": []}]}]}],
         [{"op": "-", "of": []}, {"op": "+", "of": ["x"]}],
     ),
-    "json of json": (
-        ref("json", json={"anyOf": [
-            *({"type": kind} for kind in ("string", "number", "boolean", "null")),
-            many(ref("json")), free(ref("json")),
-        ]}),
-        ["x", 1, None, [], {}, {"a": [{"b": "[]"}]}], [],
-    ),
     "negation": (obj(a={"type": "string", "not": {"enum": ["x"]}}), [{"a": "y"}], [{"a": "x"}]),
-    "types": (
-        {"type": ["string", "integer", "null", "object"], "properties": {"a": INTEGER}},
-        ["a", 1, None, {"a": 1}], [1.5, [], {"a": "x"}],
-    ),
 }  # fmt: skip

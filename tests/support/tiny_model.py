@@ -19,10 +19,8 @@ from typing import Any
 
 from testronaut_llm.local import model_downloader
 
-WIDTH, LAYERS, HEADS, FEED = 64, 2, 4, 128
+WIDTH, LAYERS, HEADS, FEED, CONTEXT, ALIGNMENT = 64, 2, 4, 128, 8192, 32
 HEAD = WIDTH // HEADS
-CONTEXT = 8192
-ALIGNMENT = 32
 
 # Columns of the residual stream with a meaning; random numbers fill the others.
 BIAS, BEGIN, PATIENCE = 0, 1, 2
@@ -43,9 +41,7 @@ TEMPLATE = (
 # where a grammar leaves little choice; the end, and what closes a JSON string or list, come soon, and surely once
 # the patience is gone: without that, greedy answers run in circles now and then.
 LEAN = {"<|im_end|>": 3.0, '"': 3.0, ".": 2.5, "]": -0.5, "}": -0.5, ",": -3.0}
-LEAN_OF_A_WORD, LEAN_OF_A_CHARACTER, LEAN_OF_A_SPECIAL = 0.0, -6.0, -30.0
 IMPATIENT = dict.fromkeys(("<|im_end|>", '"', "]", "}"), 6.0)
-LEAN_UNIT = 5.0
 ROPE_BASE, ROPE_PAIR = 5000.0, 5
 """The pair of dimensions that rotates by 0.005 a token: far enough in 300 of them."""
 
@@ -64,8 +60,8 @@ ROW = {
 Tensor = tuple[tuple[int, int], "array[float]"]
 
 
-def make_tiny_model(path: Path, *, seed: int = 8) -> Path:
-    """Write the tiny model's GGUF file to `path` and return it; the same seed gives the same bytes everywhere."""
+def make_tiny_model(path: Path) -> Path:
+    """Writes the GGUF file, and returns its path."""
     vocabulary = _vocabulary()
     metadata = {
         "general.architecture": "llama", "general.name": "tiny-random", "general.license": "mit",
@@ -78,12 +74,12 @@ def make_tiny_model(path: Path, *, seed: int = 8) -> Path:
         "tokenizer.ggml.merges": ["t h"], "tokenizer.ggml.eos_token_id": END, "tokenizer.ggml.padding_token_id": END,
         "tokenizer.ggml.add_bos_token": False, "tokenizer.chat_template": TEMPLATE,
     }  # fmt: skip
-    path.write_bytes(_gguf(metadata, _tensors(vocabulary, random.Random(seed))))
+    path.write_bytes(_gguf(metadata, _tensors(vocabulary, random.Random(8))))
     return path
 
 
 def offer(folder: Path, patch: Callable[[Any, str, Any], None] = setattr) -> None:
-    """Put the tiny model into the catalogue, to be pulled as `embedded/tiny-random`; `folder` holds the file."""
+    """Puts the tiny model into the catalogue, to be pulled as `embedded/tiny-random`; `folder` holds the file."""
     rows = json.loads(model_downloader.FILE.read_text("utf-8")) | {"tiny-random": ROW}
     file = folder / "catalogue.json"
     file.write_text(json.dumps(rows), "utf-8")
@@ -104,16 +100,12 @@ def _lean(token: str) -> float:
     if token in LEAN:
         return LEAN[token]
     if token in SPECIAL or (len(token) == 1 and token not in string.printable):
-        return LEAN_OF_A_SPECIAL
-    return LEAN_OF_A_WORD if token.startswith("\u0120") and len(token) > 1 else LEAN_OF_A_CHARACTER
+        return -30.0
+    return 0.0 if token.startswith("\u0120") and len(token) > 1 else -6.0
 
 
 def _tensors(vocabulary: list[str], source: random.Random) -> dict[str, Tensor]:
-    """Name to ((columns, rows), values).
-
-    Reach and leans were tuned by trial: attention sharp enough that greedy answers do not run in circles. The numbers
-    are uniform, not normal, whose rounding differs by platform.
-    """
+    """Numbers of a reach that was tuned by trial; uniform, since the rounding of normal ones differs by platform."""
 
     def matrix(columns: int, rows: int, reach: float) -> Tensor:
         return (columns, rows), array("f", (reach * (2 * source.random() - 1) for _ in range(columns * rows)))
@@ -121,9 +113,8 @@ def _tensors(vocabulary: list[str], source: random.Random) -> dict[str, Tensor]:
     embedding, output = matrix(WIDTH, len(vocabulary), 1.0), matrix(WIDTH, len(vocabulary), 0.28)
     for row, token in enumerate(vocabulary):
         embedding[1][row * WIDTH : row * WIDTH + 3] = array("f", [4.0, 4.0 * (row == ANSWER), 0.0])
-        patience = IMPATIENT.get(token, 0.0)
-        leans = [_lean(token) + patience, 0.0, -patience]
-        output[1][row * WIDTH : row * WIDTH + 3] = array("f", [lean / LEAN_UNIT for lean in leans])
+        patience = IMPATIENT.get(token, 0.0) / 5.0
+        output[1][row * WIDTH : row * WIDTH + 3] = array("f", [_lean(token) / 5.0 + patience, 0.0, -patience])
     ones = (WIDTH, 1), array("f", [1.0] * WIDTH)
     tensors = {"token_embd.weight": embedding, "output.weight": output, "output_norm.weight": ones}
     for layer in range(LAYERS):
@@ -167,8 +158,7 @@ def _padded(data: bytes) -> bytes:
 
 
 def _string(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("<Q", len(data)) + data
+    return struct.pack("<Q", len(text.encode())) + text.encode()
 
 
 def _typed(value: Any) -> bytes:

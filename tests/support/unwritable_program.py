@@ -1,8 +1,7 @@
 """A program for `test_unusable_files.py`: does everything while files cannot be written, and prints results as JSON.
 
 `unwritable_program.py FOLDER SIZE...` locks the folders in FOLDER, for a home that was never used and for one that was.
-Then it limits the size of files to each SIZE (bytes), in the folder of that name.
-Each result is ({what was tried: (exit code, words)}, standard error).
+Then it limits files to each SIZE, in that folder. A result is ({what was tried: (exit code, words)}, standard error).
 """
 
 from __future__ import annotations

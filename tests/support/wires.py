@@ -29,8 +29,6 @@ MODES = ("text", "stream", "schema", "embeddings", "truncated", "too_long", "wro
 
 @dataclass(frozen=True)
 class Wire:
-    """A server seen over one wire."""
-
     name: str
     provider: str
     server: str
@@ -47,11 +45,8 @@ _NAMED = {"missing_model": "llama.cpp answers any model name with its one model"
 _PAID = {"too_long": "a prompt that fills a paid model's window is not worth its price; the fault server has the body"}
 _NO_EMBEDDINGS = {"embeddings": "the Anthropic wire has no embeddings"}
 _NOT_ANTHROPIC = {**_NO_EMBEDDINGS, "schema": "llama.cpp's Anthropic wire takes no schema"}
-_OLLAMA = {
-    "wrong_key": "Ollama checks no key",
-    "too_long": "our check of the window stops it before it is sent",
-    "missing_model": "our check of what is pulled stops it before it is sent",
-}
+_CHECKED = dict.fromkeys(("too_long", "missing_model"), "our own check stops it before it is sent")
+_OLLAMA = {"wrong_key": "Ollama checks no key", **_CHECKED}
 _LLAMA = "llama.cpp behind a proxy that gives it Azure's"
 WIRES = (
     Wire("llama.cpp-openai", "openai", "llama.cpp, its OpenAI wire", "/v1", gaps=_NAMED),
@@ -98,7 +93,7 @@ class Servers:
         if self._runner is None:
             self._runner = EmbeddedRunner(ModelStore(Path(os.environ["RECORD_MODELS"])))
             self._stack.callback(self._runner.close)
-        endpoint = self._runner.endpoint(LocalModel(name=SMOLLM), embeddings=embeddings)  # type: ignore[arg-type]
+        endpoint = self._runner.endpoint(LocalModel(name=SMOLLM), embeddings=embeddings)
         if wire.provider != "azure":
             return endpoint.api_base.removesuffix("/v1") + wire.path, endpoint.token
         return self._stack.enter_context(WireProxy(endpoint.api_base)).url, endpoint.token
