@@ -56,15 +56,6 @@ def test_stop_refuses_before_sending(field: str) -> None:
     assert (state.spent, state.reserved, state.left) == (Decimal("0.02"), 0, 0)
 
 
-def test_it_steps_down_before_it_stops_and_says_so() -> None:
-    with fake("dear", "cheap", budget={"per_day": "0.012"}) as llm:
-        assert llm.complete("t", "hi").model == "dear"
-        assert llm.route("t", "hi").kept[0].reason.startswith("steps down from dear, ")
-        assert [llm.complete("t", "hi").model for _ in range(2)] == ["cheap", "cheap"]
-        with pytest.raises(errors.BudgetExceededError):
-            llm.complete("t", "hi")
-
-
 @pytest.mark.parametrize(("rule", "asked"), [("stop", ["dear"]), ("local", ["dear", "home"]), ("warn", ["dear"] * 2)])
 def test_what_happens_when_the_money_is_gone(rule: str, asked: list[str]) -> None:
     models = ("dear",) if rule == "warn" else ("dear", "home")

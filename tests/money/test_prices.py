@@ -249,49 +249,44 @@ def test_the_map_that_litellm_ships_passes() -> None:
     assert done.priced > 2000
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ("{", "is not JSON"),
-        ("[]", "prices no model"),
-        ({"gpt": {"litellm_provider": "openai", "input_cost_per_token": "$3"}}, "prices no model"),
-        (with_row(input_cost_per_token=float("nan")), "bad.input_cost_per_token is NaN"),
-        (with_row(input_cost_per_token=-1e-6), r"bad.input_cost_per_token is -0.000001 \(expected a plain number"),
-        (with_row(input_cost_per_token=True), "bad.input_cost_per_token is True"),
-        (with_row(cache_read_input_token_cost=3), "expected USD for one token, at most 1"),
-        (with_row(tiered_pricing=[7, {"range": [0, 1], "input_cost_per_token": -1}]), "bad.input_cost_per_token is -1"),
-        (with_row(**{f"input_cost_per_token_{n}": -1 for n in range(12)}), "and 2 more"),
-    ],
-)
-def test_a_bad_table_changes_nothing(tmp_path: Path, content: Any, says: str) -> None:
-    target = tmp_path / "prices.json"
-    update_prices(written(tmp_path, GOOD), path=target)
-    before = target.read_text()
-    with pytest.raises(ConfigError, match=says):
-        update_prices(written(tmp_path, content), path=target)
-    assert target.read_text() == before
-    assert not list(tmp_path.glob(".*"))
+BAD = [
+    ("{", "is not JSON"),
+    ("[]", "prices no model"),
+    ({"gpt": {"litellm_provider": "openai", "input_cost_per_token": "$3"}}, "prices no model"),
+    (with_row(input_cost_per_token=float("nan")), "bad.input_cost_per_token is NaN"),
+    (with_row(input_cost_per_token=-1e-6), r"bad.input_cost_per_token is -0.000001 \(expected a plain number"),
+    (with_row(input_cost_per_token=True), "bad.input_cost_per_token is True"),
+    (with_row(cache_read_input_token_cost=3), "expected USD for one token, at most 1"),
+    (with_row(tiered_pricing=[7, {"range": [0, 1], "input_cost_per_token": -1}]), "bad.input_cost_per_token is -1"),
+    (with_row(**{f"input_cost_per_token_{n}": -1 for n in range(12)}), "and 2 more"),
+]
 
 
-def test_what_cannot_be_read_changes_nothing(
+def test_a_bad_or_unreadable_table_changes_nothing(
     tmp_path: Path, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prices come from a file or over https. Plain http is accepted on loopback only."""
-    source, target = written(tmp_path, GOOD), tmp_path / "prices.json"
     httpserver.expect_request("/good").respond_with_json(GOOD)
     httpserver.expect_request("/bytes").respond_with_data(b"\xff\xfe")
+    target = tmp_path / "data" / "prices.json"
     assert update_prices(httpserver.url_for("/good"), path=target).models == 2
     before = target.read_text()
-    for url, largest, says in (
-        *((str(tmp_path / "nowhere.json"), 999, r"cannot read .*nowhere\.json"), (source, 10, "larger than 10 bytes")),
-        *((httpserver.url_for("/gone"), 999, "500"), (httpserver.url_for("/bytes"), 999, "is not UTF-8")),
-        (httpserver.url_for("/good"), 10, "larger than 10"),
-        ("http://prices.example/map.json", 999, "expected a file or an https:// address"),
-        ("file:///etc/passwd", 999, "expected a file or an https:// address"),
-    ):
-        monkeypatch.setattr(price_update, "LARGEST", largest)
+
+    def refused(source: str, says: str, path: Path = target) -> None:
         with pytest.raises(ConfigError, match=says):
-            update_prices(url, path=target)
-    with pytest.raises(ConfigError, match="cannot write the price table"):
-        update_prices(source, path=Path(source) / "prices.json")
+            update_prices(source, path=path)
+
+    for content, says in BAD:
+        refused(written(tmp_path, content), says)
+    refused(str(tmp_path / "nowhere.json"), r"cannot read .*nowhere\.json")
+    refused(httpserver.url_for("/gone"), "500")
+    refused(httpserver.url_for("/bytes"), "is not UTF-8")
+    for url in ("http://prices.example/map.json", "file:///etc/passwd"):
+        refused(url, "expected a file or an https:// address")
+    source = written(tmp_path, GOOD)
+    refused(source, "cannot write the price table", Path(source) / "prices.json")
+    monkeypatch.setattr(price_update, "LARGEST", 10)
+    for large in (source, httpserver.url_for("/good")):
+        refused(large, "larger than 10 bytes")
     assert target.read_text() == before
+    assert [one.name for one in target.parent.iterdir()] == ["prices.json"]

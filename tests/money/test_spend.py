@@ -59,7 +59,8 @@ def spent() -> None:
 
 
 @pytest.mark.usefixtures("spent")
-def test_the_tables_show_sums_and_limits(run: Run) -> None:
+def test_each_form_shows_the_same_sums_and_limits(run: Run, tmp_path: Path) -> None:
+    """`--since` leaves out older requests, but not from limits."""
     code, out, _ = run("spend")
     assert code == 0
     assert "t\t2\t1\t2,000\t20\t$0.75\t$0.12\n" in out
@@ -68,11 +69,6 @@ def test_the_tables_show_sums_and_limits(run: Run) -> None:
     assert re.search(r"budget\.per_month\t####\.{6}\t\$1\.75\t\$0\t\$2\.25\t\$4\.00\t\d+ (d \d+ h|h \d+ min)\n", out)
     assert "budget.total\t..........\t$2.25\t$0\t$97.75\t$100.00\tnever\n" in out
     assert re.search(r"tasks\.t\.budget\.per_day\t#\.{9}\t\$0\.25\t\$0\t\$1\.75", out)
-
-
-@pytest.mark.usefixtures("spent")
-def test_each_form_tells_the_same(run: Run, tmp_path: Path) -> None:
-    """JSON and the page have the same sums; `--since` leaves out older requests, but not from limits."""
     found = json.loads(run("spend", "--json")[1])
     assert (found["total"]["cost"], found["total"]["calls"], found["by_model"]["n"]["cost"]) == ("2.25", 4, "1.5")
     code, out, err = run("spend", "--html", "page.html", "--since", "30d")
