@@ -21,11 +21,10 @@ STORM = Path(__file__).parents[1] / "support" / "ledger_storm.py"
 CALL = Decimal("0.0001")
 
 
-def storm(server: FaultServer, *, processes: int, threads: int, kills: int) -> int:
-    """Runs the program; returns the number of requests that arrived."""
+def storm(server: FaultServer, kills: int) -> int:
+    """Runs the program with 8 processes of 8 threads; returns the number of requests that arrived."""
     api = server.plan("api", late(0.1, good(usage=(10, 100))))
-    numbers = (str(number) for number in (processes, threads, kills))
-    done = program(str(STORM), api.url, *numbers, env={**os.environ, "OPENAI_API_KEY": KEY}, timeout=300)
+    done = program(STORM, api.url, 8, 8, kills, env={**os.environ, "OPENAI_API_KEY": KEY}, timeout=300)
     assert done.returncode == 0, done.stderr
     return len([one for one in api.requests if one.method == "POST"])
 
@@ -38,7 +37,7 @@ def books(later: float = 0.0) -> tuple[Decimal, Decimal]:
 
 def test_a_storm_spends_what_the_budget_holds(server: FaultServer) -> None:
     """With room for 50 calls and 64 threads in 8 processes, 50 requests arrive, and nothing is reserved at the end."""
-    assert storm(server, processes=8, threads=8, kills=0) == ROOM
+    assert storm(server, kills=0) == ROOM
     assert books() == (ROOM * CALL, 0)
 
 
@@ -48,7 +47,7 @@ def test_a_storm_with_processes_killed_forgets_nothing(tmp_path: Path, monkeypat
     for number in range(int(os.environ.get("SOAK_ROUNDS", "1"))):
         monkeypatch.setenv("TESTRONAUT_LLM_HOME", str(tmp_path / f"{number}"))
         with FaultServer() as server:
-            arrived = storm(server, processes=8, threads=8, kills=(number + 4) % 8)
+            arrived = storm(server, kills=(number + 4) % 8)
         assert arrived <= ROOM
         spent, aside = books()
         assert spent + aside <= ROOM * CALL
