@@ -120,7 +120,6 @@ def test_no_text_breaks_the_tokenizer() -> None:
 @settings(max_examples=25, deadline=None)
 @given(text=st.text(max_size=400), vocabulary=st.sampled_from([*VOCABULARIES, "p50k-digits"]))
 def test_the_upper_bound_holds(text: str, vocabulary: Any) -> None:
-    """No vocabulary makes more tokens of a text than the text has bytes."""
     bound = TokenCounter().upper_bound([Message(role="user", content=text)])
     assert count(vocabulary, text) <= bound - 256
 
