@@ -13,9 +13,9 @@ from typing import Any
 import faults
 import ledger_storm
 import pytest
-import structlog
 from fault_server import FaultServer
 from manager_kit import Make, manager, model, program
+from structlog.testing import capture_logs
 
 from testronaut_llm import LLMConfig, errors
 from testronaut_llm.money.ledger import Ledger
@@ -23,7 +23,6 @@ from testronaut_llm.records import Usage
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 
-DAY = 86_400.0
 A_CALL = Decimal("0.0001")  # of the storm
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
@@ -53,9 +52,8 @@ def test_stop_refuses_before_sending(field: str) -> None:
     with fake("dear", budget={"per_day": 9, "per_month": 9, "total": 9, field: "0.02"}) as llm:
         for _ in range(2):
             llm.complete("t", "hi")
-        with pytest.raises(
-            errors.BudgetExceededError, match=rf"worst case \$0\.01, and \$0 is left of budget\.{field}"
-        ):
+        says = rf"worst case \$0\.01, and \$0 is left of budget\.{field}"
+        with pytest.raises(errors.BudgetExceededError, match=says):
             llm.complete("u", "hi")
         assert len(llm.calls) == 2
         (state,) = (one for one in llm.spend().limits if one.name == f"budget.{field}")
@@ -65,10 +63,7 @@ def test_stop_refuses_before_sending(field: str) -> None:
 @pytest.mark.parametrize(("rule", "asked"), [("stop", ["dear"]), ("local", ["dear", "home"]), ("warn", ["dear"] * 2)])
 def test_what_happens_when_the_money_is_gone(rule: str, asked: list[str]) -> None:
     models = ("dear",) if rule == "warn" else ("dear", "home")
-    with (
-        fake(*models, budget={"per_day": "0.01", "on_exceeded": rule}) as llm,
-        structlog.testing.capture_logs() as logs,
-    ):
+    with fake(*models, budget={"per_day": "0.01", "on_exceeded": rule}) as llm, capture_logs() as logs:
         llm.complete("t", "hi")
         if rule == "stop":
             with pytest.raises(errors.BudgetExceededError, match="on_exceeded is `stop`"):
@@ -117,12 +112,10 @@ def test_a_call_pays_for_all_its_attempts() -> None:
 
 
 def test_a_model_without_a_price_is_refused_under_any_budget() -> None:
-    with (
-        fake("azure/who-knows", budget={"per_month": "5"}) as llm,
-        pytest.raises(errors.BudgetExceededError, match=r"no known price.*`base_model: NAME`.*`price: \{input: USD"),
-    ):
-        llm.complete("t", "hi")
-    assert llm.calls == []
+    with fake("azure/who-knows", budget={"per_month": "5"}) as llm:
+        with pytest.raises(errors.BudgetExceededError, match=r"no known price.*`base_model: NAME`.*`price: \{input:"):
+            llm.complete("t", "hi")
+        assert llm.calls == []
     with fake("openai/who-knows") as llm:
         assert llm.complete("t", "hi").cost is None
         total = llm.spend().total
@@ -134,7 +127,7 @@ def test_balanced_paces_what_a_day_has_left() -> None:
     budgets = [("dear", {"per_day": "0.1"}), ("cheap", {"per_day": "0.03"}), ("cheap", {"per_day": 9, "per_month": 1})]
     for chosen, budget in budgets:
         with fake("dear", "cheap", budget=budget, strategy="balanced") as llm:
-            llm._ledger = llm._caller.services.budgets.ledger = Ledger(None, clock=lambda: 20_000 * DAY)
+            llm._ledger = llm._caller.services.budgets.ledger = Ledger(None, clock=lambda: 20_000 * 86_400.0)
             first, slowest = llm.route("t", "hi").kept[0], [*budget][-1]
             assert (first.alias, f"for budget.{slowest} to last" in first.reason) == (chosen, True)
             for _ in range(24):  # in the first minutes of a day: 96 a day
@@ -168,10 +161,7 @@ def test_a_broken_ledger_stops_what_a_budget_holds(api: Make, budget: dict[str, 
     data_dir().mkdir(parents=True)
     (data_dir() / "ledger.sqlite3").write_text("no database " * 100)
     a = api("a", faults.good())
-    with (
-        manager({"a": model("openai", a)}, max_tokens=100, budget=budget) as llm,
-        structlog.testing.capture_logs() as logs,
-    ):
+    with manager({"a": model("openai", a)}, max_tokens=100, budget=budget) as llm, capture_logs() as logs:
         for _ in range(2):
             if budget:
                 with pytest.raises(errors.ConfigError, match=r"no budget can be enforced.*mv "):

@@ -64,7 +64,6 @@ TIERS = [  # what is asked, what is answered, USD a million tokens of gpt-5's pr
     (None, "priority", "2.5", 20),
     ("flex", "flex", "0.625", 5),
     ("auto", "default", "1.25", 10),  # chosen by the provider
-    ("auto", "priority", "2.5", 20),
 ]
 
 

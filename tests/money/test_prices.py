@@ -24,6 +24,10 @@ from testronaut_llm.money.prices import PriceTable, Table
 from testronaut_llm.records import Usage
 from testronaut_llm.support.paths import data_file
 
+HERE = {"api_base": "http://127.0.0.1:1234/v1"}
+COUNTS, PRICES = st.integers(0, 400_000), st.integers(0, 100).map(Decimal)
+RATE_TABLES = st.builds(Rates, **dict.fromkeys(("input", "output", "cache_read", "cache_write", "reasoning"), PRICES))
+
 
 def model(reference: str, **fields: Any) -> ModelConfig:
     return ModelConfig(alias="mine", model=reference, **fields)
@@ -55,9 +59,6 @@ def test_a_known_model_is_priced_from_litellms_map_with_its_source_named(real: P
     assert (retired.source.split()[0], retired.tiers[0][1].input) == ("tokencost", 15)
     mine = real.cost(model("openai/gpt-4o", price={"input": 3, "output": 5, "cache_read": "0.5"}), usage)
     assert (mine.amount, mine.source) == (Decimal(600 * 3 + 400 * 0.5 + 500 * 5) / 10**6, "llm.yaml")
-
-
-HERE = {"api_base": "http://127.0.0.1:1234/v1"}
 
 
 @pytest.mark.parametrize(
@@ -156,10 +157,6 @@ def test_a_long_prompt_moves_the_whole_call_into_the_more_expensive_tier() -> No
     read = read_price({"mode": "chat", "tiered_pricing": [*bands, *broken]})
     assert [(above, rates.input) for above, rates in read] == [(0, 1), (256_000, 2)]
     assert read_price({"mode": "chat", "tiered_pricing": broken}) is None
-
-
-COUNTS, PRICES = st.integers(0, 400_000), st.integers(0, 100).map(Decimal)
-RATE_TABLES = st.builds(Rates, **dict.fromkeys(("input", "output", "cache_read", "cache_write", "reasoning"), PRICES))
 
 
 @settings(max_examples=60)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,6 @@ def counter(path: Path) -> TokenCounter:
     [
         (model("openai/gpt-4o"), prompt(FRANCE), 14),
         (model("openai/gpt-3.5-turbo"), prompt(FRANCE, system="You are a helpful assistant."), 24),
-        (model("openai/gpt-5"), prompt(FRANCE), 13),
         (model("openai/ft:gpt-4o-mini-2024-07-18:acme::x"), prompt(FRANCE), 14),
         (model("openai/text-embedding-3-small"), prompt("hello world"), 2),
         (model("azure/mine", base_model="gpt-5"), prompt(FRANCE), 13),
@@ -63,9 +61,7 @@ def counter(path: Path) -> TokenCounter:
         (model("embedded/smollm2-135m"), prompt("Say hello.", system="You check command-line tools. Be brief."), 27),
     ],
 )
-def test_short_prompts_are_counted_to_the_token(
-    counter: TokenCounter, who: ModelConfig, messages: Sequence[Message], charged: int
-) -> None:
+def test_short_prompts_are_counted_to_the_token(counter: TokenCounter, who: Any, messages: Any, charged: int) -> None:
     assert counter.estimate(who, messages) == charged
 
 
