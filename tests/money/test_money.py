@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import decimal
-import json
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +11,7 @@ import faults
 import pytest
 import structlog
 from fault_server import Exchange, Reply
+from good_answers import Good, answer
 from manager_kit import Make, ask, manager, model
 
 from testronaut_llm import LLMManager, errors
@@ -20,22 +20,15 @@ from testronaut_llm.cli.spend import page
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
 MODES = ("complete", "astream")
-GOOD = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 
 
-def _chat(usage: dict[str, int], **top: Any) -> Reply:
-    """An answer on the OpenAI wire with these counts and fields, as JSON or streamed as requested."""
+def _tier(tier: str | None) -> Reply:
+    """An answer of 10 and 5 tokens that names its service tier."""
 
     def reply(exchange: Exchange) -> None:
-        streams = exchange.request.body.get("stream")
-        message = {"role": "assistant", "content": "hello"}
-        choice = {"index": 0, "delta" if streams else "message": message, "finish_reason": "stop"}
-        facts = {"id": "c", "created": 1, "model": "x", "choices": [choice], **top, "usage": usage}
-        if streams:
-            body = json.dumps({**facts, "object": "chat.completion.chunk"})
-            exchange.respond(200, "text/event-stream", f"data: {body}\n\ndata: [DONE]\n\n".encode())
-        else:
-            exchange.respond(200, "application/json", json.dumps({**facts, "object": "chat.completion"}).encode())
+        kind, pieces = answer("openai", "", exchange.request.body, Good(usage=(10, 5)))
+        named = b'{"service_tier": "%s", "id"' % tier.encode() if tier else b'{"id"'
+        exchange.respond(200, kind, b"".join(pieces).replace(b'{"id"', named))
 
     return reply
 
@@ -45,10 +38,10 @@ def _run(llm: LLMManager, mode: str, *args: Any, **given: Any) -> Any:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("wrong", [{"completion_tokens": 50_000_000}, {"prompt_tokens": 2**63}], ids=str)
-def test_no_answer_costs_more_than_was_reserved(api: Make, wrong: dict[str, int], mode: str) -> None:
+@pytest.mark.parametrize("usage", [(10, 50_000_000), (2**63, 5)])
+def test_no_answer_costs_more_than_was_reserved(api: Make, usage: tuple[int, int], mode: str) -> None:
     """Impossible counts are estimated, with one warning a model, and the answer is returned."""
-    a = api("a", _chat({**GOOD, **wrong}))
+    a = api("a", faults.good("hello", usage=usage))
     with manager({"a": model("openai", a)}) as llm, structlog.testing.capture_logs() as logs:
         answers = [_run(llm, mode) for _ in range(2)]
         assert all(answer.usage.estimated and answer.text == "hello" for answer in answers)
@@ -58,7 +51,7 @@ def test_no_answer_costs_more_than_was_reserved(api: Make, wrong: dict[str, int]
 
 
 def test_a_budget_ends_though_a_server_counts_nothing(api: Make) -> None:
-    a = api("a", _chat({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}), _chat({"total_tokens": 15}))
+    a = api("a", faults.good(usage=(0, 0)), faults.good(usage=None))
     made = manager({"a": model("openai", a)}, max_tokens=100, budget={"total": "0.0006"})
     with made as llm, pytest.raises(errors.BudgetExceededError):
         [llm.complete("t", "hi") for _ in range(100)]
@@ -71,7 +64,6 @@ TIERS = [  # what is asked, what is answered, USD a million tokens of gpt-5's pr
     (None, "priority", "2.5", 20),
     ("flex", "flex", "0.625", 5),
     ("auto", "default", "1.25", 10),  # chosen by the provider
-    ("auto", "priority", "2.5", 20),
 ]
 
 
@@ -82,7 +74,7 @@ def test_the_tier_that_answered_prices_the_cost(
 ) -> None:
     """If the answer names no tier, the requested one is used."""
     extra = {"service_tier": asked} if asked else {}
-    a = api("a", _chat(GOOD, **({"service_tier": answered} if answered else {})))
+    a = api("a", _tier(answered))
     row = model("openai", a, model="openai/gpt-5", price=None, extra=extra if place == "model" else {})
     with manager({"a": row}) as llm:
         answer = _run(llm, mode, extra=extra if place == "call" else {})
@@ -115,8 +107,7 @@ def test_the_tier_that_is_asked_for_prices_the_bound(name: str, extra: dict[str,
 
 def test_an_answer_of_a_tier_without_a_price_has_no_known_cost(api: Make) -> None:
     """It is booked as unpriced, at its worst case."""
-    a = api("a", _chat(GOOD, service_tier="scale"))
-    with manager({"a": model("openai", a, model="openai/gpt-5", price=None)}) as llm:
+    with manager({"a": model("openai", api("a", _tier("scale")), model="openai/gpt-5", price=None)}) as llm:
         assert (llm.complete("t", "hi").cost, llm.session.unpriced) == (None, 1)
         assert llm.session.cost > 0
 

@@ -40,7 +40,6 @@ def test_genai_prices_agree() -> None:
 
 
 def text_models(table: Table) -> Iterator[str]:
-    """The chat and embedding models of the providers that all tables know."""
     for key, row in table.rows.items():
         provider = row["litellm_provider"]
         prefixed = key.startswith(f"{provider}/")

@@ -24,6 +24,10 @@ from testronaut_llm.money.prices import PriceTable, Table
 from testronaut_llm.records import Usage
 from testronaut_llm.support.paths import data_file
 
+HERE = {"api_base": "http://127.0.0.1:1234/v1"}
+COUNTS, PRICES = st.integers(0, 400_000), st.integers(0, 100).map(Decimal)
+RATE_TABLES = st.builds(Rates, **dict.fromkeys(("input", "output", "cache_read", "cache_write", "reasoning"), PRICES))
+
 
 def model(reference: str, **fields: Any) -> ModelConfig:
     return ModelConfig(alias="mine", model=reference, **fields)
@@ -42,7 +46,6 @@ def table_of(*tables: Mapping[str, Any]) -> PriceTable:
 
 @pytest.fixture(scope="module")
 def real() -> PriceTable:
-    """The tables that are installed."""
     return PriceTable.load(Path("/nonexistent/prices.json"))
 
 
@@ -56,9 +59,6 @@ def test_a_known_model_is_priced_from_litellms_map_with_its_source_named(real: P
     assert (retired.source.split()[0], retired.tiers[0][1].input) == ("tokencost", 15)
     mine = real.cost(model("openai/gpt-4o", price={"input": 3, "output": 5, "cache_read": "0.5"}), usage)
     assert (mine.amount, mine.source) == (Decimal(600 * 3 + 400 * 0.5 + 500 * 5) / 10**6, "llm.yaml")
-
-
-HERE = {"api_base": "http://127.0.0.1:1234/v1"}
 
 
 @pytest.mark.parametrize(
@@ -80,13 +80,6 @@ def test_unknown_is_not_free(reference: str, fields: dict[str, Any], price: int 
     prices = table_of(newer, {"gpt-x-2024-05-13": row("5e-6")})
     cost = prices.cost(model(reference, **fields), Usage(prompt_tokens=10**6))
     assert (cost.amount, cost.source) == (price, source)
-
-
-def test_the_fix_of_a_missing_price_is_a_line_to_add() -> None:
-    fix = table_of().fix(model("azure/dep"))
-    assert fix.endswith("`price: {input: USD, output: USD}`, per million tokens, to models.mine in llm.yaml")
-    assert "`base_model: NAME`" in fix
-    assert "base_model" not in table_of().fix(model("azure/dep", base_model="gpt-new"))
 
 
 ROWS = {
@@ -166,24 +159,18 @@ def test_a_long_prompt_moves_the_whole_call_into_the_more_expensive_tier() -> No
     assert read_price({"mode": "chat", "tiered_pricing": broken}) is None
 
 
-COUNTS, PRICES = st.integers(0, 400_000), st.integers(0, 100).map(Decimal)
-RATE_TABLES = st.builds(Rates, **dict.fromkeys(("input", "output", "cache_read", "cache_write", "reasoning"), PRICES))
-
-
 @settings(max_examples=60)
 @given(low=RATE_TABLES, high=RATE_TABLES, kinds=st.tuples(*[COUNTS] * 5), slack=COUNTS)
 def test_no_call_costs_more_than_its_worst_case(low: Rates, high: Rates, kinds: tuple[int, ...], slack: int) -> None:
     """The reservation is enough for any split into cached, written and reasoning tokens, in any tier."""
     plain, cached, written, reasoning, text = kinds
-    prompt, answer = plain + cached + written, reasoning + text
     split = {"cached_tokens": cached, "cache_write_tokens": written, "reasoning_tokens": reasoning}
+    usage = Usage(prompt_tokens=plain + cached + written, completion_tokens=reasoning + text, **split)
     price = Price(tiers=((0, low), (200_000, high)), source="made up")
-    usage = Usage(prompt_tokens=prompt, completion_tokens=answer, **split)
-    assert price.cost(usage) <= price.worst(prompt + slack, answer)
+    assert price.cost(usage) <= price.worst(usage.prompt_tokens + slack, usage.completion_tokens)
 
 
 def test_facts_come_from_the_row_and_yield_to_the_file(real: PriceTable) -> None:
-    """Window, output and abilities are looked up as prices are; llm.yaml overrides them."""
     facts = real.facts(model("openai/gpt-4o-mini"))
     assert (facts.known, facts.context_window, facts.max_output, facts.supports_schema) == (True, 128_000, 16_384, True)
     assert real.facts(model("azure/dep", base_model="gpt-4o-mini")).context_window == 128_000
@@ -241,57 +228,48 @@ def test_a_file_becomes_the_users_table_and_the_previous_one_is_kept(tmp_path: P
     for broken in ("{", "[]", '{"rows": {}}', '{"updated": "x", "rows": 3}'):
         done.path.write_text(broken)
         assert PriceTable.load().price(model("openai/gpt-4o")).source.startswith("litellm ")
+    shipped = update_prices(str(data_file("litellm", "model_prices_and_context_window_backup.json")))
+    assert (shipped.models > 4000, shipped.priced > 2000) == (True, True)
 
 
-def test_the_map_that_litellm_ships_passes() -> None:
-    done = update_prices(str(data_file("litellm", "model_prices_and_context_window_backup.json")))
-    assert done.models > 4000
-    assert done.priced > 2000
+BAD = [
+    ("{", "is not JSON"),
+    ("[]", "prices no model"),
+    ({"gpt": {"litellm_provider": "openai", "input_cost_per_token": "$3"}}, "prices no model"),
+    (with_row(input_cost_per_token=float("nan")), "bad.input_cost_per_token is NaN"),
+    (with_row(input_cost_per_token=-1e-6), r"bad.input_cost_per_token is -0.000001 \(expected a plain number"),
+    (with_row(input_cost_per_token=True), "bad.input_cost_per_token is True"),
+    (with_row(cache_read_input_token_cost=3), "expected USD for one token, at most 1"),
+    (with_row(tiered_pricing=[7, {"range": [0, 1], "input_cost_per_token": -1}]), "bad.input_cost_per_token is -1"),
+    (with_row(**{f"input_cost_per_token_{n}": -1 for n in range(12)}), "and 2 more"),
+]
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ("{", "is not JSON"),
-        ("[]", "prices no model"),
-        ({"gpt": {"litellm_provider": "openai", "input_cost_per_token": "$3"}}, "prices no model"),
-        (with_row(input_cost_per_token=float("nan")), "bad.input_cost_per_token is NaN"),
-        (with_row(input_cost_per_token=-1e-6), r"bad.input_cost_per_token is -0.000001 \(expected a plain number"),
-        (with_row(input_cost_per_token=True), "bad.input_cost_per_token is True"),
-        (with_row(cache_read_input_token_cost=3), "expected USD for one token, at most 1"),
-        (with_row(tiered_pricing=[7, {"range": [0, 1], "input_cost_per_token": -1}]), "bad.input_cost_per_token is -1"),
-        (with_row(**{f"input_cost_per_token_{n}": -1 for n in range(12)}), "and 2 more"),
-    ],
-)
-def test_a_bad_table_changes_nothing(tmp_path: Path, content: Any, says: str) -> None:
-    target = tmp_path / "prices.json"
-    update_prices(written(tmp_path, GOOD), path=target)
-    before = target.read_text()
-    with pytest.raises(ConfigError, match=says):
-        update_prices(written(tmp_path, content), path=target)
-    assert target.read_text() == before
-    assert not list(tmp_path.glob(".*"))
-
-
-def test_what_cannot_be_read_changes_nothing(
+def test_a_bad_or_unreadable_table_changes_nothing(
     tmp_path: Path, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prices come from a file or over https. Plain http is accepted on loopback only."""
-    source, target = written(tmp_path, GOOD), tmp_path / "prices.json"
     httpserver.expect_request("/good").respond_with_json(GOOD)
     httpserver.expect_request("/bytes").respond_with_data(b"\xff\xfe")
+    target = tmp_path / "data" / "prices.json"
     assert update_prices(httpserver.url_for("/good"), path=target).models == 2
     before = target.read_text()
-    for url, largest, says in (
-        *((str(tmp_path / "nowhere.json"), 999, r"cannot read .*nowhere\.json"), (source, 10, "larger than 10 bytes")),
-        *((httpserver.url_for("/gone"), 999, "500"), (httpserver.url_for("/bytes"), 999, "is not UTF-8")),
-        (httpserver.url_for("/good"), 10, "larger than 10"),
-        ("http://prices.example/map.json", 999, "expected a file or an https:// address"),
-        ("file:///etc/passwd", 999, "expected a file or an https:// address"),
-    ):
-        monkeypatch.setattr(price_update, "LARGEST", largest)
+
+    def refused(source: str, says: str, path: Path = target) -> None:
         with pytest.raises(ConfigError, match=says):
-            update_prices(url, path=target)
-    with pytest.raises(ConfigError, match="cannot write the price table"):
-        update_prices(source, path=Path(source) / "prices.json")
+            update_prices(source, path=path)
+
+    for content, says in BAD:
+        refused(written(tmp_path, content), says)
+    refused(str(tmp_path / "nowhere.json"), r"cannot read .*nowhere\.json")
+    refused(httpserver.url_for("/gone"), "500")
+    refused(httpserver.url_for("/bytes"), "is not UTF-8")
+    for url in ("http://prices.example/map.json", "file:///etc/passwd"):
+        refused(url, "expected a file or an https:// address")
+    source = written(tmp_path, GOOD)
+    refused(source, "cannot write the price table", Path(source) / "prices.json")
+    monkeypatch.setattr(price_update, "LARGEST", 10)
+    for large in (source, httpserver.url_for("/good")):
+        refused(large, "larger than 10 bytes")
     assert target.read_text() == before
+    assert [one.name for one in target.parent.iterdir()] == ["prices.json"]

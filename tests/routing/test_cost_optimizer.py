@@ -153,38 +153,29 @@ def test_what_cannot_be_asked_is_dropped_with_its_reason(dropped: Option, says: 
 
 
 def test_over_budget_is_judged_by_the_worst_case_and_steps_down() -> None:
-    options = [option("best", "100", quality=9), option("good", "10", quality=7), option("cheap", "1", quality=5)]
-    route = routed("as_listed", options, money=left("0.06"))
-    assert order(route) == ["good", "cheap"]
+    options = [option("best", "11", quality=9), option("good", "10", quality=7), option("cheap", "1", quality=5)]
+    route = routed("as_listed", [*options, option("x", None)], money=left("0.05"))
+    assert order(route) == ["good", "cheap"]  # the worst case of `good` is all that is left
     assert reason(route, "good") == "steps down from best, over budget now: number 2 of the list: about $0.02"
     assert reason(route, "cheap") == "number 3 of the list: about $0.002"
-    assert reason(route, "best") == "over budget: worst case $0.50, and $0.06 is left of per_day"
+    assert reason(route, "best") == "over budget: worst case $0.055, and $0.05 is left of per_day"
     assert route.candidates[-1].problem == "budget_exceeded"
 
 
-def test_a_model_is_kept_if_its_worst_case_fits() -> None:
-    options = [option("paid", "10"), option("home", "0", local=True), option("x", None)]
-    for amount, kept in (("0.05", ["home", "paid"]), ("0.049", ["home"]), ("0", ["home"]), ("-3", ["home"])):
-        assert order(routed("cheapest", options, money=left(amount))) == kept
-
-
-def test_stop_stops_where_local_goes_on() -> None:
+def test_stop_stops_where_local_and_warn_go_on() -> None:
     options = [option("paid", "9"), option("home", "0", local=True)]
     stopped = routed("as_listed", options, max_tokens=10, money=left("0.01"))
     assert not stopped.kept
     assert reason(stopped, "home") == "free, but paid is over budget and on_exceeded is `stop`; `local` would use it"
-    went_on = routed("as_listed", options, max_tokens=10, money=left("0.01", on_exceeded="local"))
+    went_on = routed("as_listed", options, max_tokens=10, money=left("-3", on_exceeded="local"))
     assert order(went_on) == ["home"]
     assert reason(went_on, "home").startswith("steps down from paid, over budget now: ")
     cheaper = [*options, option("cheap", "1")]  # free ones may be listed with a paid one
     assert order(routed("as_listed", cheaper, max_tokens=10, money=left("0.01"))) == ["home", "cheap"]
-
-
-def test_warn_goes_on_and_says_so() -> None:
-    route = routed("cheapest", [option("a", "9"), option("x", None)], money=left("0", on_exceeded="warn"))
-    assert order(route) == ["a", "x"]
+    warned = routed("cheapest", [option("a", "9"), option("x", None)], money=left("0", on_exceeded="warn"))
+    assert order(warned) == ["a", "x"]
     warning = "over budget: worst case $0.045, and $0 is left of per_day (on_exceeded: warn)"
-    assert reason(route, "a") == f"cheapest: about $0.018; {warning}"
+    assert reason(warned, "a") == f"cheapest: about $0.018; {warning}"
 
 
 @pytest.mark.parametrize(
@@ -237,33 +228,31 @@ def test_no_route_breaks_a_rule(options: list[Option], strategy: str, money: Mon
             assert candidate.worst_cost <= money.left
 
 
-def weighed(*, embed: bool = False, **more: Any) -> dict[str, Candidate]:
-    """Returns the candidates by alias, with the tables of this machine; `more` are further facts of `luna`."""
+def test_weighing_looks_up_tokens_prices_and_windows() -> None:
     models: dict[str, Any] = {
         "luna": {"model": "openai/gpt-6-luna", "quality": 7},
         "qwen": {"model": "ollama/qwen3:8b", "num_ctx": 4096},
         "weak": {"model": "openai/gpt-4o-mini", "quality": 1},
     }
     config = LLMConfig(models=models, tasks={"t": {"models": list(models), "min_quality": 5, "max_tokens": 800}})
-    text = "What is the capital of France?"
-    call = embed_call_of(config, "t", text, {"model": "qwen"}) if embed else call_of(config, "t", text, {})
-    scale = Scale(call=call, prices=PriceTable.load(Path("/nonexistent")), counter=TokenCounter())
-    return {one.alias: scale.weigh(one, **(more if one.alias == "luna" else {})) for one in call.selected}
 
+    def weighed(call: Any, **facts: Any) -> list[Candidate]:
+        scale = Scale(call=call, prices=PriceTable.load(Path("/nonexistent")), counter=TokenCounter())
+        return [scale.weigh(one, **facts) for one in call.selected]
 
-def test_weighing_looks_up_tokens_prices_and_windows() -> None:
-    found = weighed(schema=SimpleNamespace(schema={"type": "object"}), dropped_params=("temperature",))
-    luna, qwen = found["luna"], found["qwen"]
+    call = call_of(config, "t", "What is the capital of France?", {})
+    schema = SimpleNamespace(schema={"type": "object"})
+    luna, qwen, weak = weighed(call, schema=schema, dropped_params=("temperature",))
     assert (luna.est_tokens or 0) > 13
     assert (luna.worst_cost or 0) > (luna.est_cost or 0) > 0
     assert luna.dropped_params == ("temperature",)
     assert (luna.est_completion_tokens, qwen.est_completion_tokens) == (100, 100)
     assert (qwen.local, luna.local) == (True, False)
     assert (qwen.context_window, qwen.worst_cost) == (4096, 0)
-    assert (found["weak"].kept, found["weak"].est_tokens) == (False, None)  # nothing is counted in vain
-    assert weighed(context=100)["luna"].problem == "context_window"
-    embedded = weighed(embed=True)["qwen"]  # without framing and answer
-    assert (embedded.est_tokens, embedded.est_completion_tokens, embedded.kept) == (7, 0, True)
+    assert (weak.kept, weak.est_tokens) == (False, None)  # nothing is counted in vain
+    assert weighed(call, context=100)[0].problem == "context_window"
+    (embedded,) = weighed(embed_call_of(config, "t", call.messages[0].content, {"model": "qwen"}))
+    assert (embedded.est_tokens, embedded.est_completion_tokens, embedded.kept) == (7, 0, True)  # no framing, no answer
 
 
 def test_the_targets_of_the_benchmark_hold(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,14 +27,7 @@ def _candidate(alias: str, **fields: Any) -> Candidate:
 A, B = _candidate("a"), _candidate("b")
 
 
-def _run(
-    candidates: Sequence[Candidate],
-    failures: Sequence[errors.LLMError | Failure],
-    *,
-    jitter: float = 0.0,
-    left: float = 900.0,
-    **task: Any,
-) -> tuple[list[Try], End | None]:
+def _run(candidates: Sequence[Candidate], failures: Any, *, jitter: float = 0, left: float = 900, **task: Any) -> Any:
     """Returns the tries that these failures lead to, and the end if it was reached."""
     settings = TaskConfig(name="t", models=("a",)).model_copy(update=task)
     tries = [first_try(candidates)]
