@@ -116,7 +116,7 @@ def keyed(prompts: Path, salt: str) -> Iterator[tuple[Key, Any]]:
 def read_answers(out: Path) -> tuple[set[Key], int]:
     """Returns the keys that earlier runs answered, and the length of the whole lines: a crash may cut the last one."""
     done, end = set[Key](), 0
-    if not out.is_file():
+    if not os.path.isfile(out):
         return done, end
     try:
         with options.file_errors("use", out), out.open("rb") as lines:

@@ -39,7 +39,7 @@ def init(
     from testronaut_llm.config.trust import trust as record
     from testronaut_llm.providers.readiness import readiness
 
-    if file.exists() and not force:
+    if os.path.exists(file) and not force:
         raise ConfigError(f"{file} exists already; edit it, or replace it with --force", file=str(file))
     text = PACKAGED.read_text("utf-8").partition("\n")[2]
     chat, vectors = _of_ollama()

@@ -49,17 +49,17 @@ def find_config(argument: str | Path | None = None) -> FoundConfig:
     with suppress(OSError):  # the working folder was deleted
         folder = Path.cwd()
         for file in (parent / FILE_NAME for parent in (folder, *folder.parents)):
-            if os.path.isfile(file):  # noqa: PTH113 - which takes a folder closed to us as one without the file
+            if os.path.isfile(file):
                 return FoundConfig(path=file, how="upwards")
     own = config_dir() / FILE_NAME
-    return FoundConfig(path=own, how="user") if own.is_file() else FoundConfig(path=PACKAGED, how="packaged")
+    return FoundConfig(path=own, how="user") if os.path.isfile(own) else FoundConfig(path=PACKAGED, how="packaged")
 
 
 def _given(text: str | Path, by: str) -> Path:
     path = user_path(text).absolute()
-    if path.is_file():
+    if os.path.isfile(path):
         return path
-    what = "is a folder" if path.is_dir() else "is not a file"
+    what = "is a folder" if os.path.isdir(path) else "is not a file"
     raise ConfigError(f"{path}, given by {by}, {what}: `testronaut-llm init` writes a new one", file=str(path))
 
 

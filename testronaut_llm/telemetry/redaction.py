@@ -232,4 +232,4 @@ def _base64_cores(secret: str, offset: int) -> set[str]:
     """
     raw = secret.encode("utf-8", "surrogatepass")
     core = base64.b64encode(b"\0" * offset + raw).decode()[-(-offset * 8 // 6) : (offset + len(raw)) * 8 // 6]
-    return {core, core.replace("+", "-").replace("/", "_"), core.replace("/", "\\/"), quote(core, safe="")}
+    return {core, core.replace("+", "-").replace("/", "_"), core.replace("/", "\\/"), quote(core), quote(core, safe="")}

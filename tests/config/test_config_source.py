@@ -68,6 +68,7 @@ def test_a_given_path_is_no_search(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("TESTRONAUT_LLM_CONFIG", str(folder))
     for given_, words in (
         ("nope.yaml", r"nope\.yaml, given by the argument, is not a file: `testronaut-llm init`"),
+        ("x" * 9999, "is not a file"),
         ("~nobody-of-that-name/llm.yaml", r"~nobody-of-that-name/llm\.yaml"),
         (None, "given by TESTRONAUT_LLM_CONFIG, is a folder"),
     ):

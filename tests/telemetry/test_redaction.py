@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from testronaut_llm.telemetry.redaction import MASK, Redactor
 
-SECRETS = ("canary???ABCdef123456", "canary/+Key=Value \"x\\y&z'9é", "canary\U0001f600%41\\nx&lt;12")
+SECRETS = ("canary???plain>>>1234", "canary/+Key=Value \"x\\y&z'9é", "canary\U0001f600%41\\nx&lt;12")
 ESCAPES: dict[str, Callable[[str], str]] = {
     "raw": str,
     "lower case": str.lower,
