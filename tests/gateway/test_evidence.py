@@ -25,10 +25,11 @@ FINISH = {
     "gemini blocked": (_body(promptFeedback={"blockReason": "SAFETY"}), "blocked"),
     "dashscope": (_sse({"choices": [{"finish_reason": "null"}]}), None),
     "a word in the text": (_body(choices=[{"message": {"content": '"finish_reason": "stop"'}}]), None),
-    "lines that end at CR": ('data: {"choices": [{"finish_reason": "stop"}]}\r\rdata: [DONE]', "stop"),
+    "lines end at CR and LF alone": (
+        'data: {"choices": [{"delta": {"content": "\x85\u2028"}, "finish_reason": "stop"}]}\r\rdata: [DONE]', "stop"),
     "no word at all": (_body(choices=[{"finish_reason": {"type": "eos"}}]), "{'type': 'eos'}"),
     "half a character": (_body(stop_reason="\ud800" * 99), "\\ud800" * 10),
-}
+}  # fmt: skip
 
 
 def test_a_finish_is_what_was_received() -> None:
