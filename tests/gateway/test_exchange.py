@@ -49,11 +49,6 @@ MIB = 2**20
 EVENT = b"data: " + b"x" * 1000 + b"\n\n"
 SHORT = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
 
-
-def gzipped(body: bytes) -> bytes:
-    return gzip.compress(body, mtime=0)
-
-
 BODIES: dict[str, tuple[int, dict[str, Any], bytes, str]] = {
     "long error": (500, {}, b"x" * 65_537, "larger than 65,536 bytes"),
     "answer": (200, {"messages": []}, b" " * (16 * MIB - 2) + b"{}", ""),
@@ -64,9 +59,7 @@ BODIES: dict[str, tuple[int, dict[str, Any], bytes, str]] = {
     "too many parts": (200, {}, b"{" * (MOST_PARTS + 1), "more than 250,000 lists and objects"),
     "many short events": (200, {"stream": True}, SHORT * 300_000, ""),
     "dense lines": (200, {"stream": True}, b'{"a": [{}, {}]}\n' * 200_000, "lists and objects"),
-    "broken parts": (200, {"stream": True}, b'data: {"choices": [{"delta": {"content": [}}]}\n\n{"content": []}\n', ""),
     "stream with comments": (200, {"stream": True}, (b": here\n" * 1000 + EVENT) * 300, ""),
-    "comments": (200, {"stream": True}, EVENT + b": here\n" * 160_000, "without an event"),
     "no data": (200, {"stream": True}, EVENT + b"event: ping\n\n" * 90_000, "without an event"),
     "event without end": (200, {"stream": True}, b"data: " + b"x" * MIB, "without an event"),
 }
@@ -75,9 +68,9 @@ BODIES: dict[str, tuple[int, dict[str, Any], bytes, str]] = {
 @pytest.mark.parametrize("case", BODIES)
 async def test_bodies_are_bounded(server: FaultServer, case: str) -> None:
     status, sent, body, refusal = BODIES[case]
-    packed = case in ("too many vectors", "comments")
+    packed = case in ("too many vectors", "no data")
     headers = {"content_encoding": "gzip"} if packed else {}
-    api = server.plan("a", faults.raw(status, gzipped(body) if packed else body, **headers))
+    api = server.plan("a", faults.raw(status, gzip.compress(body) if packed else body, **headers))
     async with connected(api.url) as (http, exchange):
         exchange.texts = len(sent.get("input", ()))
         if not refusal:
@@ -91,32 +84,26 @@ async def test_bodies_are_bounded(server: FaultServer, case: str) -> None:
     assert len(exchange.body) <= MOST_BYTES
 
 
-PACKED: list[tuple[str, bytes, str | None]] = [
-    ("gzip", gzipped(b"words"), "words"),
-    ("GZIP ", gzipped(b"words"), "words"),
-    ("deflate", zlib.compress(b"words"), "words"),
-    ("identity", b"words", "words"),
-    ("gzip", b"", ""),
-    ("gzip", gzipped(b"words") + b"what follows" * 9000, "words"),
-    ("gzip", b"no gzip", None),
-    ("gzip, gzip", gzipped(gzipped(b"words")), None),
-    ("br", b"words", None),
-]
-
-
-@pytest.mark.parametrize(("encoding", "body", "found"), PACKED)
-async def test_one_layer_of_gzip_or_deflate_is_unpacked(
-    server: FaultServer, encoding: str, body: bytes, found: str | None
-) -> None:
-    api = server.plan("a", faults.raw(200, body, content_encoding=encoding))
-    with contextlib.nullcontext() if found is not None else pytest.raises(BodyError):
-        async with connected(api.url) as (client, exchange):
-            assert (await client.post(api.url)).text == exchange.text == found
+async def test_one_layer_of_gzip_or_deflate_is_unpacked(server: FaultServer) -> None:
+    once = gzip.compress(b"words")
+    for encoding, body, found in (
+        ("GZIP ", once + b"what follows" * 9000, "words"),
+        ("deflate", zlib.compress(b"words"), "words"),
+        ("identity", b"words", "words"),
+        ("gzip", b"", ""),
+        ("gzip", b"no gzip", None),
+        ("gzip, gzip", gzip.compress(once), None),
+        ("br", b"words", None),
+    ):
+        api = server.plan("a", faults.raw(200, body, content_encoding=encoding))
+        with contextlib.nullcontext() if found is not None else pytest.raises(BodyError):
+            async with connected(api.url) as (client, exchange):
+                assert (await client.post(api.url)).text == exchange.text == found
 
 
 async def test_a_packed_stream_does_not_hold_up_the_event_loop(server: FaultServer) -> None:
     """Other tasks run between the pieces of one large chunk."""
-    api = server.plan("a", faults.raw(200, gzipped(EVENT * 5000), content_encoding="gzip"))
+    api = server.plan("a", faults.raw(200, gzip.compress(EVENT * 5000), content_encoding="gzip"))
     turns: list[int] = []
 
     async def other() -> None:
@@ -146,27 +133,28 @@ async def test_a_stream_is_known_by_its_type(server: FaultServer) -> None:
         assert await anext(response.aiter_raw()) == SHORT
 
 
-def taken(clients: Clients, url: str = "http://c") -> contextlib.AbstractAsyncContextManager[Connection]:
+def taken(clients: Clients, url: str) -> contextlib.AbstractAsyncContextManager[Connection]:
     return clients.connection(target("anthropic", url), Exchange(), embedding=False)
+
+
+async def used(clients: Clients, url: str = "http://c") -> Connection:
+    async with taken(clients, url) as connection:
+        connection.http.cookies.set("session", "of one account")
+    return connection
 
 
 async def test_clients_are_used_again_and_retired(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client serves the next attempt at its endpoint, without cookies; surplus and idle ones are closed."""
     monkeypatch.setattr(clients_module, "_MOST_IDLE", 2)
-    clients, used = Clients(), []
-    for url in ("http://a", "http://b", "http://c", "http://c"):
-        async with taken(clients, url) as connection:
-            connection.http.cookies.set("session", "of one account")
-            used.append(connection)
-    a, b, c, again = used
+    clients = Clients()
+    a, b, c, again = [await used(clients, f"http://{host}") for host in "abcc"]
     assert c is again
     assert not c.http.cookies
     assert [one.http.is_closed for one in (a, b, c)] == [True, False, False]
     b.idle_since -= 61
-    async with taken(clients):
-        pass
+    await used(clients)
     assert [one.http.is_closed for one in (b, c)] == [True, False]
-    async with taken(clients):
+    async with taken(clients, "http://c"):
         await clients.close()
         assert not c.http.is_closed
     assert c.http.is_closed
@@ -174,12 +162,7 @@ async def test_clients_are_used_again_and_retired(monkeypatch: pytest.MonkeyPatc
 
 def test_another_event_loop_has_clients_of_its_own() -> None:
     clients = Clients()
-
-    async def use() -> Connection:
-        async with taken(clients) as connection:
-            return connection
-
-    assert asyncio.run(use()) is not asyncio.run(use())
+    assert asyncio.run(used(clients)) is not asyncio.run(used(clients))
 
 
 def _parts(thing: object, depth: int = 3) -> object:
