@@ -17,23 +17,20 @@ def _body(**fields: object) -> str:
     return json.dumps(fields)
 
 
-FINISH = {
-    "openai stream": (_sse({"choices": [{}]}, {"choices": [{"finish_reason": "length"}]}, {"choices": []}), "length"),
-    "openai null": (_body(choices=[{"finish_reason": None}]), None),
-    "ollama without a reason": ('{"done": false}\n{"done": true}\n', "stop"),
-    "gemini": (json.dumps([{"candidates": [{"finishReason": "STOP"}]}]), "STOP"),
-    "gemini blocked": (_body(promptFeedback={"blockReason": "SAFETY"}), "blocked"),
-    "dashscope": (_sse({"choices": [{"finish_reason": "null"}]}), None),
-    "a word in the text": (_body(choices=[{"message": {"content": '"finish_reason": "stop"'}}]), None),
-    "lines end at CR and LF alone": (
-        'data: {"choices": [{"delta": {"content": "\x85\u2028"}, "finish_reason": "stop"}]}\r\rdata: [DONE]', "stop"),
-    "no word at all": (_body(choices=[{"finish_reason": {"type": "eos"}}]), "{'type': 'eos'}"),
-    "half a character": (_body(stop_reason="\ud800" * 99), "\\ud800" * 10),
-}  # fmt: skip
-
-
 def test_a_finish_is_what_was_received() -> None:
-    for case, (text, finish) in FINISH.items():
+    for case, (text, finish) in {
+        "openai stream": (_sse({"choices": [{"finish_reason": "length"}]}, {"choices": []}), "length"),
+        "openai null": (_body(choices=[{"finish_reason": None}]), None),
+        "ollama without a reason": ('{"done": false}\n{"done": true}\n', "stop"),
+        "gemini": (json.dumps([{"candidates": [{"finishReason": "STOP"}]}]), "STOP"),
+        "gemini blocked": (_body(promptFeedback={"blockReason": "SAFETY"}), "blocked"),
+        "dashscope": (_sse({"choices": [{"finish_reason": "null"}]}), None),
+        "a word in the text": (_body(choices=[{"message": {"content": '"finish_reason": "stop"'}}]), None),
+        "lines end at CR and LF alone": (
+            'data: {"choices": [{"delta": {"content": "\u2028"}, "finish_reason": "stop"}]}\r\rdata: [DONE]', "stop"),
+        "no word at all": (_body(choices=[{"finish_reason": {"type": "eos"}}]), "{'type': 'eos'}"),
+        "half a character": (_body(stop_reason="\ud800" * 99), "\\ud800" * 10),
+    }.items():  # fmt: skip
         assert examine(text).finish == finish, case
 
 
@@ -112,27 +109,24 @@ def test_impossible_cached_tokens_lower_no_price() -> None:
             assert found[:2] == ((11, 20, 0, 0), True), wrong
 
 
-OTHERS: dict[str, tuple[dict[str, Any], tuple[int, ...], bool]] = {
-    "only the total": ({"total_tokens": 15}, (11, 4, 0, 0), True),
-    "a total and the prompt": ({"prompt_tokens": 30, "total_tokens": 50}, (30, 20, 0, 0), True),
-    "a total and the answer": ({"completion_tokens": 20, "total_tokens": 50}, (30, 20, 0, 0), True),
-    "only the prompt": ({"prompt_tokens": 30}, (30, 22, 0, 0), True),
-    "nothing": ({}, (11, 22, 0, 0), True),
-    "a total out of all bounds": ({**GOOD, "total_tokens": 10**15}, (30, 20, 0, 0), False),
-    "grok": ({**APART, "total_tokens": 135}, (32, 103, 0, 94), False),
-    "grok without a total": (APART, (32, 103, 0, 94), False),
-    "reasoning within, without a total": ({**GOOD, **THOUGHT}, (30, 20, 0, 5), False),
-    "thoughts only in the total": ({**GOOD, "total_tokens": 150}, (30, 120, 0, 100), False),
-    "more thoughts than were reserved": (
-        {**GOOD, "total_tokens": 5050, "completion_tokens_details": {"reasoning_tokens": 5000}},
-        (30, 400, 0, 400), True),
-    "thoughts of gemini beside its answer": (THOUGHTFUL, (30, 25, 0, 5), False),
-    "thoughts of gemini in its total": ({**THOUGHTFUL, "totalTokenCount": 50}, (30, 20, 0, 5), False),
-}  # fmt: skip
-
-
 def test_missing_counts_are_estimated() -> None:
-    for case, (usage, used, estimated) in OTHERS.items():
+    for case, (usage, used, estimated) in {
+        "only the total": ({"total_tokens": 15}, (11, 4, 0, 0), True),
+        "a total and the prompt": ({"prompt_tokens": 30, "total_tokens": 50}, (30, 20, 0, 0), True),
+        "a total and the answer": ({"completion_tokens": 20, "total_tokens": 50}, (30, 20, 0, 0), True),
+        "only the prompt": ({"prompt_tokens": 30}, (30, 22, 0, 0), True),
+        "nothing": ({}, (11, 22, 0, 0), True),
+        "a total out of all bounds": ({**GOOD, "total_tokens": 10**15}, (30, 20, 0, 0), False),
+        "grok": ({**APART, "total_tokens": 135}, (32, 103, 0, 94), False),
+        "grok without a total": (APART, (32, 103, 0, 94), False),
+        "reasoning within, without a total": ({**GOOD, **THOUGHT}, (30, 20, 0, 5), False),
+        "thoughts only in the total": ({**GOOD, "total_tokens": 150}, (30, 120, 0, 100), False),
+        "more thoughts than were reserved": (
+            {**GOOD, "total_tokens": 5050, "completion_tokens_details": {"reasoning_tokens": 5000}},
+            (30, 400, 0, 400), True),
+        "thoughts of gemini beside its answer": (THOUGHTFUL, (30, 25, 0, 5), False),
+        "thoughts of gemini in its total": ({**THOUGHTFUL, "totalTokenCount": 50}, (30, 20, 0, 5), False),
+    }.items():  # fmt: skip
         assert _proven(usage)[:2] == (used, estimated), case
 
 

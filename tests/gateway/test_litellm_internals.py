@@ -6,9 +6,9 @@ import asyncio
 import json
 import re
 import warnings
+from unittest.mock import patch
 
 import faults
-import httpx
 import pytest
 from gateway_kit import target
 from manager_kit import Make, ask, manager, model
@@ -22,25 +22,16 @@ from testronaut_llm.gateway.model_request import Request
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
 
-class Tries(Exchange):
-    """Counts the requests that LiteLLM tries to send; a second one is refused."""
-
-    count = 0
-
-    async def on_request(self, request: httpx.Request) -> None:
-        self.count += 1
-        await super().on_request(request)
-
-
 @pytest.mark.parametrize("wire", ["openai", "azure", "azure v1", "ollama"])
 async def test_an_embedding_is_tried_once_and_by_our_client(api: Make, wire: str) -> None:
     """Each wire sends one request with our client, though LiteLLM retries embeddings and has an Ollama client."""
-    a, gateway, exchange = api("a", faults.error("server_error")), Gateway(str), Tries()
+    a, gateway, exchange = api("a", faults.error("server_error")), Gateway(str), Exchange()
     asked = Request(target=target(wire, a.url), texts=("one",), timeout=5.0)
-    *_, reply = [part async for part in gateway.send(asked, exchange)]
+    with patch.object(Exchange, "on_request", autospec=True, side_effect=Exchange.on_request) as tries:
+        *_, reply = [part async for part in gateway.send(asked, exchange)]
     await gateway.aclose()
     assert reply.error is not None
-    assert len(a.asked) == exchange.requests == exchange.count == 1
+    assert len(a.asked) == exchange.requests == tries.await_count == 1
 
 
 async def test_litellm_asks_no_server_about_a_model(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,19 +49,16 @@ def sent(server: FaultServer, attempt: Attempts) -> Sent:
     return send
 
 
-FINISHES: dict[str, type[errors.LLMError] | None] = {
-    "error": errors.ServerError,
-    "insufficient_system_resource": errors.OverloadedError,
-    "model_length": errors.ContextWindowError,
-    "SAFETY": errors.ContentFilteredError,
-    "load": errors.BadResponseError,
-    "tired": None,
-}
-
-
 def test_the_finish_word_that_came_decides(sent: Sent, wire: str, mode: str) -> None:
     """A generation that failed, was withheld or ran out of context is that error, and is paid; other words are kept."""
-    for word, kind in FINISHES.items():
+    for word, kind in {
+        "error": errors.ServerError,
+        "insufficient_system_resource": errors.OverloadedError,
+        "model_length": errors.ContextWindowError,
+        "SAFETY": errors.ContentFilteredError,
+        "load": errors.BadResponseError,
+        "tired": None,
+    }.items():
         _, reply = sent(faults.good("Half an ans", finish=word), wire, mode)
         assert (reply.text, reply.finish_reason) == ("Half an ans", in_openai_words(word))
         assert reply.usage is not None or mode == "stream"  # LiteLLM drops it for such a word
@@ -96,33 +93,27 @@ def test_an_empty_answer_says_why(sent: Sent) -> None:
         assert why in str(reply.error)
 
 
-FAILED_CHOICES: list[tuple[Any, type[errors.LLMError]]] = [
-    ({"code": "rate_limit_exceeded", "message": "slow down"}, errors.RateLimitError),
-    ({"code": 502, "message": "Provider disconnected"}, errors.ServerError),
-    ("it broke", errors.ServerError),
-]
-
-
 @pytest.mark.parametrize("wire", ["openai", OPENROUTER])
 def test_an_error_in_the_choice_is_a_failure(sent: Sent, wire: str, mode: str) -> None:
-    for error, kind in FAILED_CHOICES:
+    for error, kind in (
+        ({"code": "rate_limit_exceeded", "message": "slow down"}, errors.RateLimitError),
+        ({"code": 502, "message": "Provider disconnected"}, errors.ServerError),
+        ("it broke", errors.ServerError),
+    ):
         plan = _body(mode, _choice("message", error=error), [_choice("delta", error=error)])
         assert type(sent(plan, wire, mode)[1].error) is kind
-
-
-PARTS: list[list[Any]] = [
-    [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}],
-    [{"type": "output_text", "text": "Hel", "annotations": []}, {"text": "lo"}],
-    ["Hel", "lo"],
-    [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": "Hello"}],
-    [{"type": "image_url", "image_url": {"url": "x"}}, 3, {"type": "text", "text": "Hello"}],
-]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("wire", OPENAI_LIKE)
 def test_a_content_of_parts_is_one_text(sent: Sent, wire: str, mode: str) -> None:
-    for parts in PARTS:
+    for parts in (
+        [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}],
+        [{"type": "output_text", "text": "Hel", "annotations": []}, {"text": "lo"}],
+        ["Hel", "lo"],
+        [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": "Hello"}],
+        [{"type": "image_url", "image_url": {"url": "x"}}, 3, {"type": "text", "text": "Hello"}],
+    ):
         usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
         whole = _choice("message", message={"role": "assistant", "content": parts}) | {"usage": usage}
         chunks = [_choice("delta", delta={"content": [part]}, finish_reason=None) for part in parts]
@@ -153,16 +144,13 @@ def test_each_character_arrives(sent: Sent, wire: str, mode: str) -> None:
     assert reply.usage is not None
 
 
-REASONED = (
-    "hmm\n</think>\n\nHello",
-    "<think>\nhmm\n</think>\n\nHello",
-    "◁think▷hmm◁/think▷Hello",
-    "<|channel|>analysis<|message|>hmm<|end|><|start|>assistant<|channel|>final<|message|>Hello",  # gpt-oss
-)
-
-
 def test_the_reasoning_is_no_part_of_the_text(sent: Sent, wire: str, mode: str) -> None:
-    for raw in REASONED:
+    for raw in (
+        "hmm\n</think>\n\nHello",
+        "<think>\nhmm\n</think>\n\nHello",
+        "◁think▷hmm◁/think▷Hello",
+        "<|channel|>analysis<|message|>hmm<|end|><|start|>assistant<|channel|>final<|message|>Hello",  # gpt-oss
+    ):
         pieces, reply = sent(faults.good(raw, pieces=7), wire, mode)
         assert (reply.error, reply.text) == (None, "Hello"), raw
         assert "hm" in reply.reasoning

@@ -165,25 +165,22 @@ def test_every_other_field_is_spoken_of() -> None:
     assert {*SECTIONS, "budget", "version", "models", "tasks"} == {*LLMConfig.model_fields}
 
 
-TOLD: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    # The usual key goes to its own provider only; without a word here LiteLLM would send it.
-    (OPENAI | {"api_base": "https://o.example/v1"}, {"api_base": "https://o.example/v1", "api_key": "none"}),
-    # LiteLLM is told `openai/`, whose own endpoint must not get another provider's key.
-    ({"model": "groq/a"}, {"api_base": "https://api.groq.com/openai/v1", "api_key": "os.environ/GROQ_API_KEY"}),
-    ({"model": "anthropic/claude-sonnet-5-5", "extra": {"top_k": 4}, "reasoning": "off"},
-     {"api_key": "os.environ/ANTHROPIC_API_KEY", "top_k": 4, "allowed_openai_params": ["top_k"]}),
-    (OPENAI | {"price": {"input": 2, "output": 8, "cache_read": "0.5"}, "api_key_env": "K"},
-     {"api_key": "os.environ/K", "input_cost_per_token": 2e-6, "output_cost_per_token": 8e-6,
-      "cache_read_input_token_cost": 5e-7, "cache_creation_input_token_cost": 2e-6}),
-    (OLLAMA | {"reasoning": "off", "keep_alive": "5m", "extra": {"options": {"top_k": 3}}},
-     {"api_base": "http://127.0.0.1:11434", "reasoning_effort": "none", "keep_alive": "5m",
-      "extra_body": {"truncate": False, "options": {"top_k": 3}}}),
-]  # fmt: skip
-
-
 def test_a_row_in_the_proxys_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
-    for row, told in TOLD:
+    for row, told in (
+        # The usual key goes to its own provider only; without a word here LiteLLM would send it.
+        (OPENAI | {"api_base": "https://o.example/v1"}, {"api_base": "https://o.example/v1", "api_key": "none"}),
+        # LiteLLM is told `openai/`, whose own endpoint must not get another provider's key.
+        ({"model": "groq/a"}, {"api_base": "https://api.groq.com/openai/v1", "api_key": "os.environ/GROQ_API_KEY"}),
+        ({"model": "anthropic/claude-sonnet-5-5", "extra": {"top_k": 4}, "reasoning": "off"},
+         {"api_key": "os.environ/ANTHROPIC_API_KEY", "top_k": 4, "allowed_openai_params": ["top_k"]}),
+        (OPENAI | {"price": {"input": 2, "output": 8, "cache_read": "0.5"}, "api_key_env": "K"},
+         {"api_key": "os.environ/K", "input_cost_per_token": 2e-6, "output_cost_per_token": 8e-6,
+          "cache_read_input_token_cost": 5e-7, "cache_creation_input_token_cost": 2e-6}),
+        (OLLAMA | {"reasoning": "off", "keep_alive": "5m", "extra": {"options": {"top_k": 3}}},
+         {"api_base": "http://127.0.0.1:11434", "reasoning_effort": "none", "keep_alive": "5m",
+          "extra_body": {"truncate": False, "options": {"top_k": 3}}}),
+    ):  # fmt: skip
         provider, _, name = row["model"].partition("/")
         prefix = {"groq": "openai", "ollama": "ollama_chat"}.get(provider, provider)
         assert params(exported(row)) == {"model": f"{prefix}/{name}", **told}
