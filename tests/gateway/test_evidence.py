@@ -34,40 +34,36 @@ def test_a_finish_is_what_was_received() -> None:
         assert examine(text).finish == finish, case
 
 
-BEGAN = {"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 1}}}
-ANTHROPIC, GEMINI = {"input_tokens": 9, "output_tokens": 5}, {"promptTokenCount": 8}
+ANTHROPIC = {"input_tokens": 9, "output_tokens": 5}
+CACHED = {"cache_read_input_tokens": 10, "cache_creation_input_tokens": 5}
 THOUGHT = {"completion_tokens_details": {"reasoning_tokens": 5}}
 OPENAI = {"prompt_tokens": 30, "completion_tokens": 20, "total_tokens": 50}
 
-# The tokens of prompt and answer, read from a cache, written to it, and of reasoning; 0 for those that are absent.
-READ: dict[str, tuple[str, tuple[int, ...]]] = {
-    "openai details": (
-        _body(usage={**OPENAI, "prompt_tokens_details": {"cached_tokens": 10}, **THOUGHT}), (30, 20, 10, 0, 5)),
-    "a sum that grows from chunk to chunk": (
-        _sse({"usage": {"prompt_tokens": 30, "completion_tokens": 1}}, {"usage": OPENAI}), (30, 20, 0, 0, 0)),
-    "groq stream": (_sse({"x_groq": {"usage": OPENAI}}), (30, 20, 0, 0, 0)),
-    "moonshot stream": (_sse({"choices": [{"finish_reason": "stop", "usage": OPENAI}]}), (30, 20, 0, 0, 0)),
-    "moonshot cache": (_body(usage={**OPENAI, "cached_tokens": 8}), (30, 20, 8, 0, 0)),
-    "deepseek": (_body(usage={**OPENAI, "prompt_cache_hit_tokens": 8}), (30, 20, 8, 0, 0)),
-    "anthropic": (
-        _body(usage={**ANTHROPIC, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 7}),
-        (116, 5, 100, 7, 0)),
-    "anthropic stream that is cut": (_sse(BEGAN), (9, 0, 0, 0, 0)),
-    "anthropic iterations": (_body(usage={**ANTHROPIC, "iterations": [ANTHROPIC, ANTHROPIC]}), (18, 10, 0, 0, 0)),
-    "cache counts beside an openai prompt that includes them": (
-        _body(usage={**OPENAI, "cache_read_input_tokens": 10, "cache_creation_input_tokens": 5}), (30, 20, 10, 5, 0)),
-    "cache counts that the total shows to be apart": (
-        _body(usage={**OPENAI, "total_tokens": 65, "cache_read_input_tokens": 15}), (45, 20, 15, 0, 0)),
-    "gemini with the results of tools": (
-        _body(usageMetadata={**GEMINI, "toolUsePromptTokenCount": 3, "candidatesTokenCount": 4}), (11, 4, 0, 0, 0)),
-    "two names of one count": (
-        _body(usage={"prompt_tokens": 0, "input_tokens": 9, "completion_tokens": 5}), (9, 5, 0, 0, 0)),
-    "empty, or of the wrong kind": (_body(usage=[1], message="x", choices={}, x_groq=1), (0, 0, 0, 0, 0)),
-}  # fmt: skip
-
 
 def test_counts_are_read_by_the_names_of_each_wire() -> None:
-    for case, (body, expected) in READ.items():
+    """Tokens of the prompt, of the answer, read from a cache, written to it, and of reasoning; 0 for absent ones."""
+    for case, (body, expected) in {
+        "openai details": (
+            _body(usage={**OPENAI, "prompt_tokens_details": {"cached_tokens": 10}, **THOUGHT}), (30, 20, 10, 0, 5)),
+        "a sum that grows from chunk to chunk": (
+            _sse({"usage": {"prompt_tokens": 30, "completion_tokens": 1}}, {"usage": OPENAI}), (30, 20, 0, 0, 0)),
+        "groq stream": (_sse({"x_groq": {"usage": OPENAI}}), (30, 20, 0, 0, 0)),
+        "moonshot stream": (_sse({"choices": [{"finish_reason": "stop", "usage": OPENAI}]}), (30, 20, 0, 0, 0)),
+        "moonshot cache": (_body(usage={**OPENAI, "cached_tokens": 8}), (30, 20, 8, 0, 0)),
+        "deepseek": (_body(usage={**OPENAI, "prompt_cache_hit_tokens": 8}), (30, 20, 8, 0, 0)),
+        "anthropic": (_body(usage={**ANTHROPIC, **CACHED}), (24, 5, 10, 5, 0)),
+        "anthropic stream, cut": (_sse({"type": "message_start", "message": {"usage": ANTHROPIC}}), (9, 0, 0, 0, 0)),
+        "anthropic iterations": (_body(usage={**ANTHROPIC, "iterations": [ANTHROPIC, ANTHROPIC]}), (18, 10, 0, 0, 0)),
+        "cache counts beside an openai prompt that includes them": (
+            _body(usage={**OPENAI, **CACHED}), (30, 20, 10, 5, 0)),
+        "cache counts that the total shows to be apart": (
+            _body(usage={**OPENAI, "total_tokens": 65, "cache_read_input_tokens": 15}), (45, 20, 15, 0, 0)),
+        "gemini with the results of tools": (
+            _body(usageMetadata={"promptTokenCount": 8, "toolUsePromptTokenCount": 3}), (11, 0, 0, 0, 0)),
+        "two names of one count": (
+            _body(usage={"prompt_tokens": 0, "input_tokens": 9, "completion_tokens": 5}), (9, 5, 0, 0, 0)),
+        "empty, or of the wrong kind": (_body(usage=[1], message="x", choices={}, x_groq=1), (0, 0, 0, 0, 0)),
+    }.items():  # fmt: skip
         found = examine(body).usage or Counts()
         cached = found.cached_tokens, found.cache_write_tokens
         counts = found.prompt_tokens or 0, found.completion_tokens or 0, *cached, found.reasoning_tokens

@@ -45,14 +45,13 @@ async def test_an_attempt_sends_one_request(server: FaultServer) -> None:
     assert len(api.requests) == exchange.requests == 1
 
 
-MIB = 2**20
 EVENT = b"data: " + b"x" * 1000 + b"\n\n"
 SHORT = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
 
 BODIES: dict[str, tuple[int, dict[str, Any], bytes, str]] = {
     "long error": (500, {}, b"x" * 65_537, "larger than 65,536 bytes"),
-    "answer": (200, {"messages": []}, b" " * (16 * MIB - 2) + b"{}", ""),
-    "long answer": (200, {"messages": []}, b"x" * (16 * MIB + 1), "larger than 16,777,216 bytes"),
+    "answer": (200, {"messages": []}, b" " * (2**24 - 2) + b"{}", ""),
+    "long answer": (200, {"messages": []}, b"x" * (2**24 + 1), "larger than 16,777,216 bytes"),
     "too many vectors": (200, {"input": ["a"]}, b"x" * (MOST_BYTES + 1), "larger than 67,108,864"),
     "long vectors": (200, {"input": ["a"] * 3}, b"[" + b"1," * 40_000 + b"1]", ""),
     "too long vectors": (200, {"input": ["a"] * 2}, b"1," * 40_000, "16,384 numbers a text"),
@@ -61,7 +60,7 @@ BODIES: dict[str, tuple[int, dict[str, Any], bytes, str]] = {
     "dense lines": (200, {"stream": True}, b'{"a": [{}, {}]}\n' * 200_000, "lists and objects"),
     "stream with comments": (200, {"stream": True}, (b": here\n" * 1000 + EVENT) * 300, ""),
     "no data": (200, {"stream": True}, EVENT + b"event: ping\n\n" * 90_000, "without an event"),
-    "event without end": (200, {"stream": True}, b"data: " + b"x" * MIB, "without an event"),
+    "event without end": (200, {"stream": True}, b"data: " + b"x" * 2**20, "without an event"),
 }
 
 

@@ -103,7 +103,6 @@ def test_an_answer_is_no_error_and_the_first_error_of_a_stream_counts() -> None:
         {"object": "chat.completion.chunk", "choices": [], "status": "completed"},
         {"message": "hello", "code": 200},
         {"error": {}},
-        [1],
     ):
         assert examine(json.dumps(document)).error is None, document
     events = [{"choices": []}, {"error": {"message": "no"}}, {"error": "a later one"}]

@@ -21,7 +21,6 @@ PROMPT = Decimal("0.0003425")  # 274 tokens at most, at 1.25 USD a million: they
 ANSWER = Decimal("0.0002")  # 100 tokens at 2 USD a million
 BUDGET = Decimal("0.01")
 SYSTEM = "You read manuals."
-MARKED = [{"type": "text", "text": SYSTEM, "cache_control": {"type": "ephemeral"}}]
 
 
 async def _failed(llm: LLMManager, mode: str, **given: Any) -> errors.LLMError:
@@ -79,4 +78,4 @@ def test_the_system_text_is_marked(api: Make, wire: str, marks: bool, system: st
         assert (SYSTEM in str(body)) == bool(system)
         is_marked = bool(wire == "anthropic" and marks and system)
         assert str(body).count("cache_control") == is_marked
-        assert not is_marked or body["system"] == MARKED
+        assert not is_marked or body["system"][0]["cache_control"] == {"type": "ephemeral"}
