@@ -6,8 +6,6 @@ import json
 import tracemalloc
 from typing import Any
 
-import pytest
-
 from testronaut_llm.gateway.evidence import Counts, examine
 
 
@@ -19,78 +17,57 @@ def _body(**fields: object) -> str:
     return json.dumps(fields)
 
 
-FINISH = {
-    "openai stream": (_sse({"choices": [{}]}, {"choices": [{"finish_reason": "length"}]}, {"choices": []}), "length"),
-    "openai null": (_body(choices=[{"finish_reason": None}]), None),
-    "ollama": (json.dumps({"done": True, "done_reason": "load"}), "load"),
-    "ollama without a reason": ('{"done": false}\n{"done": true}\n', "stop"),
-    "gemini": (json.dumps([{"candidates": [{"finishReason": "STOP"}]}]), "STOP"),
-    "gemini blocked": (json.dumps({"promptFeedback": {"blockReason": "SAFETY"}}), "blocked"),
-    "dashscope": (_sse({"choices": [{"finish_reason": "null"}]}), None),
-    "a word in the text": (json.dumps({"choices": [{"message": {"content": '"finish_reason": "stop"'}}]}), None),
-    "nested too deep": ("[" * 100_000, None),
-    "lines end at CR and LF alone": (
-        'data: {"choices": [{"delta": {"content": "\x85\u2028"}, "finish_reason": "stop"}]}\r\rdata: [DONE]', "stop"),
-    "no word at all": (json.dumps({"choices": [{"finish_reason": {"type": "eos"}}]}), "{'type': 'eos'}"),
-    "half a character": (json.dumps({"stop_reason": "\ud800" * 99}), "\\ud800" * 10),
-}  # fmt: skip
+def test_a_finish_is_what_was_received() -> None:
+    for case, (text, finish) in {
+        "openai stream": (_sse({"choices": [{"finish_reason": "length"}]}, {"choices": []}), "length"),
+        "openai null": (_body(choices=[{"finish_reason": None}]), None),
+        "ollama without a reason": ('{"done": false}\n{"done": true}\n', "stop"),
+        "gemini": (json.dumps([{"candidates": [{"finishReason": "STOP"}]}]), "STOP"),
+        "gemini blocked": (_body(promptFeedback={"blockReason": "SAFETY"}), "blocked"),
+        "dashscope": (_sse({"choices": [{"finish_reason": "null"}]}), None),
+        "a word in the text": (_body(choices=[{"message": {"content": '"finish_reason": "stop"'}}]), None),
+        "lines end at CR and LF alone": (
+            'data: {"choices": [{"delta": {"content": "\u2028"}, "finish_reason": "stop"}]}\r\rdata: [DONE]', "stop"),
+        "no word at all": (_body(choices=[{"finish_reason": {"type": "eos"}}]), "{'type': 'eos'}"),
+        "half a character": (_body(stop_reason="\ud800" * 99), "\\ud800" * 10),
+    }.items():  # fmt: skip
+        assert examine(text).finish == finish, case
 
 
-@pytest.mark.parametrize("case", FINISH)
-def test_a_finish_is_what_was_received(case: str) -> None:
-    text, finish = FINISH[case]
-    assert examine(text).finish == finish
-
-
-def _counts(body: str) -> dict[str, Any]:
-    found = examine(body).usage
-    names = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
-    return {} if found is None else {name: getattr(found, name) for name in names if getattr(found, name)}
-
-
-def _is(prompt: int, answer: int, **more: int) -> dict[str, int]:
-    return {"prompt_tokens": prompt, "completion_tokens": answer, **more}
-
-
-BEGAN = {"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 1}}}
-ANTHROPIC, GEMINI = {"input_tokens": 9, "output_tokens": 5}, {"promptTokenCount": 8}
+ANTHROPIC = {"input_tokens": 9, "output_tokens": 5}
+CACHED = {"cache_read_input_tokens": 10, "cache_creation_input_tokens": 5}
 THOUGHT = {"completion_tokens_details": {"reasoning_tokens": 5}}
 OPENAI = {"prompt_tokens": 30, "completion_tokens": 20, "total_tokens": 50}
 
-READ: dict[str, tuple[str, dict[str, int]]] = {
-    "openai details": (_body(usage={**OPENAI, "prompt_tokens_details": {"cached_tokens": 10}, **THOUGHT}),
-                       _is(30, 20, cached_tokens=10, reasoning_tokens=5)),
-    "a sum that grows from chunk to chunk": (
-        _sse({"usage": {"prompt_tokens": 30, "completion_tokens": 1}}, {"usage": OPENAI}), _is(30, 20)),
-    "groq stream": (_sse({"x_groq": {"usage": OPENAI}}), _is(30, 20)),
-    "moonshot stream": (_sse({"choices": [{"finish_reason": "stop", "usage": OPENAI}]}), _is(30, 20)),
-    "moonshot cache": (_body(usage={**OPENAI, "cached_tokens": 8}), _is(30, 20, cached_tokens=8)),
-    "deepseek": (_body(usage={**OPENAI, "prompt_cache_hit_tokens": 8, "prompt_cache_miss_tokens": 22}),
-                 _is(30, 20, cached_tokens=8)),
-    "anthropic": (_body(usage={**ANTHROPIC, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 7}),
-                  _is(116, 5, cached_tokens=100, cache_write_tokens=7)),
-    "anthropic stream that is cut": (_sse(BEGAN), {"prompt_tokens": 9}),
-    "anthropic iterations": (_body(usage={**ANTHROPIC, "iterations": [ANTHROPIC, ANTHROPIC]}), _is(18, 10)),
-    "anthropic names on the openai wire": (_body(choices=[{}], usage=ANTHROPIC), _is(9, 5)),
-    "cache counts beside an openai prompt that includes them": (
-        _body(usage={**OPENAI, "cache_read_input_tokens": 10, "cache_creation_input_tokens": 5}),
-        _is(30, 20, cached_tokens=10, cache_write_tokens=5)),
-    "cache counts that the total shows to be apart": (
-        _body(usage={**OPENAI, "total_tokens": 65, "cache_read_input_tokens": 15}), _is(45, 20, cached_tokens=15)),
-    "gemini leaves a zero out": (_body(usageMetadata=GEMINI), {"prompt_tokens": 8}),
-    "gemini with the results of tools": (
-        _body(usageMetadata={**GEMINI, "toolUsePromptTokenCount": 3, "candidatesTokenCount": 4}), _is(11, 4)),
-    "ollama": (_body(prompt_eval_count=8, eval_count=4), _is(8, 4)),
-    "two names of one count": (_body(usage={"prompt_tokens": 0, "input_tokens": 9, "completion_tokens": 5}), _is(9, 5)),
-    "empty": (_body(usage={}, usageMetadata=None), {}),
-    "of the wrong kind": (_body(usage=[1], message="x", choices={}, x_groq=1), {}),
-}  # fmt: skip
 
-
-@pytest.mark.parametrize("case", READ)
-def test_counts_are_read_by_the_names_of_each_wire(case: str) -> None:
-    body, expected = READ[case]
-    assert _counts(body) == expected
+def test_counts_are_read_by_the_names_of_each_wire() -> None:
+    """Tokens of the prompt, of the answer, read from a cache, written to it, and of reasoning; 0 for absent ones."""
+    for case, (body, expected) in {
+        "openai details": (
+            _body(usage={**OPENAI, "prompt_tokens_details": {"cached_tokens": 10}, **THOUGHT}), (30, 20, 10, 0, 5)),
+        "a sum that grows from chunk to chunk": (
+            _sse({"usage": {"prompt_tokens": 30, "completion_tokens": 1}}, {"usage": OPENAI}), (30, 20, 0, 0, 0)),
+        "groq stream": (_sse({"x_groq": {"usage": OPENAI}}), (30, 20, 0, 0, 0)),
+        "moonshot stream": (_sse({"choices": [{"finish_reason": "stop", "usage": OPENAI}]}), (30, 20, 0, 0, 0)),
+        "moonshot cache": (_body(usage={**OPENAI, "cached_tokens": 8}), (30, 20, 8, 0, 0)),
+        "deepseek": (_body(usage={**OPENAI, "prompt_cache_hit_tokens": 8}), (30, 20, 8, 0, 0)),
+        "anthropic": (_body(usage={**ANTHROPIC, **CACHED}), (24, 5, 10, 5, 0)),
+        "anthropic stream, cut": (_sse({"type": "message_start", "message": {"usage": ANTHROPIC}}), (9, 0, 0, 0, 0)),
+        "anthropic iterations": (_body(usage={**ANTHROPIC, "iterations": [ANTHROPIC, ANTHROPIC]}), (18, 10, 0, 0, 0)),
+        "cache counts beside an openai prompt that includes them": (
+            _body(usage={**OPENAI, **CACHED}), (30, 20, 10, 5, 0)),
+        "cache counts that the total shows to be apart": (
+            _body(usage={**OPENAI, "total_tokens": 65, "cache_read_input_tokens": 15}), (45, 20, 15, 0, 0)),
+        "gemini with the results of tools": (
+            _body(usageMetadata={"promptTokenCount": 8, "toolUsePromptTokenCount": 3}), (11, 0, 0, 0, 0)),
+        "two names of one count": (
+            _body(usage={"prompt_tokens": 0, "input_tokens": 9, "completion_tokens": 5}), (9, 5, 0, 0, 0)),
+        "empty, or of the wrong kind": (_body(usage=[1], message="x", choices={}, x_groq=1), (0, 0, 0, 0, 0)),
+    }.items():  # fmt: skip
+        found = examine(body).usage or Counts()
+        cached = found.cached_tokens, found.cache_write_tokens
+        counts = found.prompt_tokens or 0, found.completion_tokens or 0, *cached, found.reasoning_tokens
+        assert counts == expected, case
 
 
 def _proven(usage: dict[str, Any], *, least_answer: int = 1) -> tuple[tuple[int, ...], bool, str]:
@@ -114,6 +91,8 @@ def test_an_impossible_count_is_estimated_alone() -> None:
     for wrong in (*(one for one in HUGE if one != 401), 0, 1001):
         found = _proven({"prompt_tokens": wrong, "completion_tokens": 20})
         assert found == ((11, 20, 0, 0), True, "prompt_tokens"), wrong
+    for refusal in ({"prompt_tokens": 30, "completion_tokens": 0}, {"promptTokenCount": 30}):  # Gemini omits a zero
+        assert _proven(refusal, least_answer=0) == ((30, 0, 0, 0), False, "")
 
 
 def test_impossible_cached_tokens_lower_no_price() -> None:
@@ -126,34 +105,25 @@ def test_impossible_cached_tokens_lower_no_price() -> None:
             assert found[:2] == ((11, 20, 0, 0), True), wrong
 
 
-OTHERS: dict[str, tuple[dict[str, Any], tuple[int, ...], bool]] = {
-    "only the total": ({"total_tokens": 15}, (11, 4, 0, 0), True),
-    "a total and the prompt": ({"prompt_tokens": 30, "total_tokens": 50}, (30, 20, 0, 0), True),
-    "a total and the answer": ({"completion_tokens": 20, "total_tokens": 50}, (30, 20, 0, 0), True),
-    "only the prompt": ({"prompt_tokens": 30}, (30, 22, 0, 0), True),
-    "nothing": ({}, (11, 22, 0, 0), True),
-    "a total out of all bounds": ({**GOOD, "total_tokens": 10**15}, (30, 20, 0, 0), False),
-    "grok": ({**APART, "total_tokens": 135}, (32, 103, 0, 94), False),
-    "grok without a total": (APART, (32, 103, 0, 94), False),
-    "reasoning within, without a total": ({**GOOD, **THOUGHT}, (30, 20, 0, 5), False),
-    "thoughts only in the total": ({**GOOD, "total_tokens": 150}, (30, 120, 0, 100), False),
-    "more thoughts than were reserved": (
-        {**GOOD, "total_tokens": 5050, "completion_tokens_details": {"reasoning_tokens": 5000}},
-        (30, 400, 0, 400), True),
-    "thoughts of gemini beside its answer": (THOUGHTFUL, (30, 25, 0, 5), False),
-    "thoughts of gemini in its total": ({**THOUGHTFUL, "totalTokenCount": 50}, (30, 20, 0, 5), False),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", OTHERS)
-def test_missing_counts_are_estimated(case: str) -> None:
-    usage, used, estimated = OTHERS[case]
-    assert _proven(usage)[:2] == (used, estimated)
-
-
-def test_a_refusal_before_the_first_token_costs_only_its_prompt() -> None:
-    usage = {"prompt_tokens": 30, "completion_tokens": 0}
-    assert _proven(usage, least_answer=0) == ((30, 0, 0, 0), False, "")
+def test_missing_counts_are_estimated() -> None:
+    for case, (usage, used, estimated) in {
+        "only the total": ({"total_tokens": 15}, (11, 4, 0, 0), True),
+        "a total and the prompt": ({"prompt_tokens": 30, "total_tokens": 50}, (30, 20, 0, 0), True),
+        "a total and the answer": ({"completion_tokens": 20, "total_tokens": 50}, (30, 20, 0, 0), True),
+        "only the prompt": ({"prompt_tokens": 30}, (30, 22, 0, 0), True),
+        "nothing": ({}, (11, 22, 0, 0), True),
+        "a total out of all bounds": ({**GOOD, "total_tokens": 10**15}, (30, 20, 0, 0), False),
+        "grok": ({**APART, "total_tokens": 135}, (32, 103, 0, 94), False),
+        "grok without a total": (APART, (32, 103, 0, 94), False),
+        "reasoning within, without a total": ({**GOOD, **THOUGHT}, (30, 20, 0, 5), False),
+        "thoughts only in the total": ({**GOOD, "total_tokens": 150}, (30, 120, 0, 100), False),
+        "more thoughts than were reserved": (
+            {**GOOD, "total_tokens": 5050, "completion_tokens_details": {"reasoning_tokens": 5000}},
+            (30, 400, 0, 400), True),
+        "thoughts of gemini beside its answer": (THOUGHTFUL, (30, 25, 0, 5), False),
+        "thoughts of gemini in its total": ({**THOUGHTFUL, "totalTokenCount": 50}, (30, 20, 0, 5), False),
+    }.items():  # fmt: skip
+        assert _proven(usage)[:2] == (used, estimated), case
 
 
 def test_large_events_are_read_one_by_one() -> None:
@@ -168,16 +138,13 @@ def test_large_events_are_read_one_by_one() -> None:
     assert peaks[1] < 4 * peaks[0]  # the first, the last and the next one
 
 
-SERVICES = {
-    "openai": ({"service_tier": "priority"}, "priority"),
-    "anthropic batch": ({"usage": {"input_tokens": 1, "service_tier": "batch"}}, "batch"),
-    "anthropic fast": ({"usage": {"input_tokens": 1, "service_tier": "standard", "speed": "fast"}}, "fast"),
-    "gemini": ({"usageMetadata": {"promptTokenCount": 1, "serviceTier": "flex"}}, "flex"),
-    "groq": ({"service_tier": "on_demand"}, ""),
-}
-
-
-@pytest.mark.parametrize("case", SERVICES)
-def test_the_service_tier_is_the_one_that_answered(case: str) -> None:
-    document, service = SERVICES[case]
-    assert examine(json.dumps(document)).service == service
+def test_the_service_tier_is_the_one_that_answered() -> None:
+    usage = {"input_tokens": 1, "service_tier": "standard"}
+    for body, service in (
+        (_body(service_tier="priority"), "priority"),
+        (_body(usage={**usage, "service_tier": "batch"}), "batch"),
+        (_body(usage={**usage, "speed": "fast"}), "fast"),
+        (_body(usageMetadata={"promptTokenCount": 1, "serviceTier": "flex"}), "flex"),
+        (_body(service_tier="on_demand"), ""),  # Groq
+    ):
+        assert examine(body).service == service

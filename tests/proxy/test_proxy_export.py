@@ -38,15 +38,6 @@ def _prices_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PriceTable, "load", prices)
 
 
-def test_a_deployment_of_a_model_that_only_openai_lists_has_a_price() -> None:
-    """The row through the proxy has a price, and so has the deployment in the proxy's own tables."""
-    base = "azure/ft:gpt-4o-2024-08-06"
-    made = exported({"model": "azure/d", "api_base": "https://x.openai.azure.com", "base_model": base})
-    through = ModelConfig(alias="x", model=made.rows["m"]["model"], base_model=made.rows["m"]["base_model"])
-    assert prices().price(through) is not None
-    assert made.document["model_list"][0]["model_info"]["base_model"] == through.base_model == f"openai/{base[6:]}"
-
-
 @pytest.fixture
 def export(run: Run) -> Run:
     return lambda *arguments: run("export", "litellm-proxy", *arguments)
@@ -83,15 +74,24 @@ general_settings: {master_key: os.environ/LITELLM_MASTER_KEY}
 ENVIRONMENT = {"AZURE_API_BASE": "https://x.openai.azure.com", "OPENAI_API_KEY": CANARY}
 
 
-@pytest.mark.parametrize("environment", [{}, ENVIRONMENT], ids=["bare", "set"])
-def test_the_packaged_file(environment: dict[str, str], export: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment.items():
+def test_the_packaged_file(export: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the same whatever the variables hold, replaces a file whole, and may share answers through Redis."""
+    target, expected = tmp_path / "proxy.yaml", yaml.safe_load(EXPECTED)
+    target.write_text("old")
+    code, out, err = export("--out", str(target), "--config", str(PACKAGED))
+    assert (code, out, f"wrote {target}" in err) == (0, "", True)
+    assert yaml.safe_load(target.read_text()) == expected
+    for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     code, out, err = export("--config", str(PACKAGED))
-    assert (code, yaml.safe_load(out)) == (0, yaml.safe_load(EXPECTED))
+    assert (code, yaml.safe_load(out)) == (0, expected)
     assert "models.embedded.model: runs inside each process" in err
     assert "limits.openai: is shared by luna, openai/text-embedding-3-small here" in err
     assert not [value for value in ENVIRONMENT.values() if value in out + err]
+    made = yaml.safe_load(export("--redis", "--config", str(PACKAGED))[1])
+    assert made["router_settings"]["redis_url"] == "os.environ/REDIS_URL"
+    shared = {"type": "redis", "url": "os.environ/REDIS_URL", "ttl": 2592000.0}
+    assert (made["litellm_settings"]["cache"], made["litellm_settings"]["cache_params"]) == (True, shared)
 
 
 def test_the_head_has_the_rows_that_go_through_the_proxy(export: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,9 +107,11 @@ def test_the_head_has_the_rows_that_go_through_the_proxy(export: Run, monkeypatc
         before = config.models.get(name) or config.model("openai/text-embedding-3-small")
         assert (prices().price(model).tiers, model.quality) == (prices().price(before).tiers, before.quality)
         assert readiness(model).ready
-    again = proxy_export(moved, {"models": rows})
-    assert again.document["model_list"] == []
-    assert [line for line in again.stays if line.endswith(".model: points at a proxy already")]
+    base = "azure/ft:gpt-4o-2024-08-06"  # a model that only OpenAI lists
+    made = exported({"model": "azure/d", "api_base": "https://x.openai.azure.com", "base_model": base})
+    through = ModelConfig(alias="x", model=made.rows["m"]["model"], base_model=made.rows["m"]["base_model"])
+    assert prices().price(through) is not None
+    assert made.document["model_list"][0]["model_info"]["base_model"] == through.base_model == f"openai/{base[6:]}"
 
 
 # One value for each field: a new field has to be given one here.
@@ -130,11 +132,8 @@ TASK_FIELDS: dict[str, Any] = {
     "allow_truncated": True, "private": True, "secrets": "mask", "cache": "off", "prompt_cache": True,
     "budget": {"per_day": 1}, "optional": True,
 }  # fmt: skip
-BUDGET_FIELDS = {"per_call": 1, "per_day": 2, "per_month": 3, "total": 4, "on_exceeded": "warn", "scope": "team"}
-SECTIONS: dict[str, Any] = {
-    "budget": {"per_day": 1}, "cache": {"size_limit": "1MB"}, "limits": {"openai": {"tpm": 9}}, "log": {"file": "x"},
-    "secrets": "mask",
-}  # fmt: skip
+BUDGET = {"per_call": 1, "per_day": 2, "per_month": 3, "total": 4, "on_exceeded": "warn", "scope": "team"}
+SECTIONS = {"cache": {"size_limit": "1MB"}, "limits": {"openai": {"tpm": 9}}, "log": {"file": "x"}, "secrets": "mask"}
 
 
 def test_every_field_of_a_model_moves_or_is_said_to_stay() -> None:
@@ -148,39 +147,37 @@ def test_every_field_of_a_model_moves_or_is_said_to_stay() -> None:
 
 
 def test_every_other_field_is_spoken_of() -> None:
-    for name in set(TaskConfig.model_fields) - {"name", "models"}:
-        made = exported(OPENAI, tasks={"t": {"models": ["m"], name: TASK_FIELDS[name]}})
-        assert [line for line in made.stays if line.startswith(f"tasks.t.{name}:")], name
-    for name in BudgetConfig.model_fields:
-        made = exported(OPENAI, budget={name: BUDGET_FIELDS[name]})
-        assert [line for line in made.stays if line.startswith(f"budget.{name}:")], name
-    for name in set(LLMConfig.model_fields) - {"version", "models", "tasks"}:
-        made = exported(OPENAI, **{name: SECTIONS[name]})
-        moved = made.document != exported(OPENAI).document
-        assert moved or [line for line in made.stays if line.startswith(name)], name
+    changes = [(f"tasks.t.{k}:", {"tasks": {"t": {"models": ["m"], k: v}}}) for k, v in TASK_FIELDS.items()]
+    changes += [(f"budget.{name}:", {"budget": {name: value}}) for name, value in BUDGET.items()]
+    changes += [(name, {name: value}) for name, value in SECTIONS.items()]
+    for place, sections in changes:
+        made = exported(OPENAI, **sections)
+        moved = place == "limits" and made.document != exported(OPENAI).document
+        assert moved or [line for line in made.stays if line.startswith(place)], place
+    assert {*TASK_FIELDS, "name", "models"} == {*TaskConfig.model_fields}
+    assert {*BUDGET} == {*BudgetConfig.model_fields}
+    assert {*SECTIONS, "budget", "version", "models", "tasks"} == {*LLMConfig.model_fields}
 
 
-@pytest.mark.parametrize(("row", "told"), [
-    (OPENAI | {"api_key_env": "MINE"}, {"api_key": "os.environ/MINE"}),
-    (OPENAI | {"api_key_command": "pass show x"}, {"api_key": "os.environ/M_API_KEY"}),
-    # The usual key goes to its own provider only; without a word here LiteLLM would send it.
-    (OPENAI | {"api_base": "https://o.example/v1"}, {"api_base": "https://o.example/v1", "api_key": "none"}),
-    # LiteLLM is told `openai/`, whose own endpoint must not get another provider's key.
-    ({"model": "groq/a"}, {"api_base": "https://api.groq.com/openai/v1", "api_key": "os.environ/GROQ_API_KEY"}),
-    ({"model": "anthropic/claude-sonnet-5-5", "extra": {"top_k": 4}, "reasoning": "off"},
-     {"api_key": "os.environ/ANTHROPIC_API_KEY", "top_k": 4, "allowed_openai_params": ["top_k"]}),
-    (OPENAI | {"price": {"input": 2, "output": 8, "cache_read": "0.5"}, "api_key_env": "K"},
-     {"api_key": "os.environ/K", "input_cost_per_token": 2e-6, "output_cost_per_token": 8e-6,
-      "cache_read_input_token_cost": 5e-7, "cache_creation_input_token_cost": 2e-6}),
-    (OLLAMA | {"reasoning": "off", "keep_alive": "5m", "extra": {"options": {"top_k": 3}}},
-     {"api_base": "http://127.0.0.1:11434", "reasoning_effort": "none", "keep_alive": "5m",
-      "extra_body": {"truncate": False, "options": {"top_k": 3}}}),
-])  # fmt: skip
-def test_a_row_in_the_proxys_words(row: dict[str, Any], told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_in_the_proxys_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
-    prefix = {"groq": "openai", "ollama": "ollama_chat"}
-    provider, _, name = row["model"].partition("/")
-    assert params(exported(row)) == {"model": f"{prefix.get(provider, provider)}/{name}", **told}
+    for row, told in (
+        # The usual key goes to its own provider only; without a word here LiteLLM would send it.
+        (OPENAI | {"api_base": "https://o.example/v1"}, {"api_base": "https://o.example/v1", "api_key": "none"}),
+        # LiteLLM is told `openai/`, whose own endpoint must not get another provider's key.
+        ({"model": "groq/a"}, {"api_base": "https://api.groq.com/openai/v1", "api_key": "os.environ/GROQ_API_KEY"}),
+        ({"model": "anthropic/claude-sonnet-5-5", "extra": {"top_k": 4}, "reasoning": "off"},
+         {"api_key": "os.environ/ANTHROPIC_API_KEY", "top_k": 4, "allowed_openai_params": ["top_k"]}),
+        (OPENAI | {"price": {"input": 2, "output": 8, "cache_read": "0.5"}, "api_key_env": "K"},
+         {"api_key": "os.environ/K", "input_cost_per_token": 2e-6, "output_cost_per_token": 8e-6,
+          "cache_read_input_token_cost": 5e-7, "cache_creation_input_token_cost": 2e-6}),
+        (OLLAMA | {"reasoning": "off", "keep_alive": "5m", "extra": {"options": {"top_k": 3}}},
+         {"api_base": "http://127.0.0.1:11434", "reasoning_effort": "none", "keep_alive": "5m",
+          "extra_body": {"truncate": False, "options": {"top_k": 3}}}),
+    ):  # fmt: skip
+        provider, _, name = row["model"].partition("/")
+        prefix = {"groq": "openai", "ollama": "ollama_chat"}.get(provider, provider)
+        assert params(exported(row)) == {"model": f"{prefix}/{name}", **told}
 
 
 def test_what_came_from_a_variable_is_a_reference(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,20 +192,20 @@ def test_what_came_from_a_variable_is_a_reference(monkeypatch: pytest.MonkeyPatc
     assert said == ["models.m.api_base", "models.m.extra.d", "models.m.extra.e"]
 
 
-@pytest.mark.parametrize(("row", "says"), [
-    (OPENAI | {"num_ctx": "${UNSET}"}, "models.m.unset: UNSET is not set here"),
-    ({"model": "openai/${UNSET}"}, "models.m.model: UNSET is not set"),
-    (OPENAI | {"api_base": "ftp://x.example"}, "models.m.api_base: is not an http or https URL"),
-    (OPENAI | {"api_base": "http://localhost:1/v1"}, "models.m.api_base: is a server on this machine"),
-    (OPENAI | {"num_ctx": 5}, "models.m.num_ctx: has a meaning for Ollama only"),
-    (AZURE, "models.m.api_key_env: is not needed with Entra ID"),
-])  # fmt: skip
-def test_what_cannot_move_is_said(row: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_move_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"):
         monkeypatch.setenv(name, CANARY)
-    made = exported(row)
-    assert [line for line in made.stays if line.startswith(says)]
-    assert row is not AZURE or "api_key" not in params(made)
+    assert "api_key" not in params(exported(AZURE))
+    for row, says in (
+        (OPENAI | {"num_ctx": "${UNSET}"}, "models.m.unset: UNSET is not set here"),
+        ({"model": "openai/${UNSET}"}, "models.m.model: UNSET is not set"),
+        ({"model": "litellm_proxy/luna"}, "models.m.model: points at a proxy already"),
+        (OPENAI | {"api_base": "ftp://x.example"}, "models.m.api_base: is not an http or https URL"),
+        (OPENAI | {"api_base": "http://localhost:1/v1"}, "models.m.api_base: is a server on this machine"),
+        (OPENAI | {"num_ctx": 5}, "models.m.num_ctx: has a meaning for Ollama only"),
+        (AZURE, "models.m.api_key_env: is not needed with Entra ID"),
+    ):
+        assert [line for line in exported(row).stays if line.startswith(says)], says
 
 
 def test_what_may_not_do_a_task_is_no_fallback_of_it() -> None:
@@ -242,22 +239,10 @@ def test_the_lowest_limit_holds_and_a_long_list_is_tried_to_its_end() -> None:
     assert made.document["router_settings"]["max_fallbacks"] == 8
 
 
-def test_the_file_is_replaced_whole(export: Run, tmp_path: Path) -> None:
-    target = tmp_path / "proxy.yaml"
-    target.write_text("old")
-    code, out, err = export("--out", str(target), "--config", str(PACKAGED))
-    assert (code, out, f"wrote {target}" in err) == (0, "", True)
-    assert yaml.safe_load(target.read_text()) == yaml.safe_load(EXPECTED)
+def test_what_would_be_wrong_or_lost_is_refused(export: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TESTRONAUT_LLM_MODEL is for one run, and an exported file would keep it."""
     code, _, err = export("--out", str(tmp_path / "none" / "x.yaml"))
     assert (code, "cannot write" in err) == (2, True)
-    made = yaml.safe_load(export("--redis", "--config", str(PACKAGED))[1])
-    assert made["router_settings"]["redis_url"] == "os.environ/REDIS_URL"
-    expected = {"type": "redis", "url": "os.environ/REDIS_URL", "ttl": 2592000.0}
-    assert (made["litellm_settings"]["cache"], made["litellm_settings"]["cache_params"]) == (True, expected)
-
-
-def test_a_model_forced_into_every_task_is_refused(export: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TESTRONAUT_LLM_MODEL is for one run, and an exported file would keep it."""
     monkeypatch.setenv("TESTRONAUT_LLM_MODEL", "luna")
     code, out, err = export("--config", str(PACKAGED))
     assert (code, out, "unset TESTRONAUT_LLM_MODEL" in err) == (2, "", True)

@@ -31,8 +31,6 @@ pytestmark = pytest.mark.skipif(
     reason="no proxy: pip install 'litellm[proxy]' anywhere, and set TESTRONAUT_LLM_PROXY to its `litellm` command",
 )
 MASTER = "sk-master-0123456789abcdefghijkl"
-PATIENCE = 150
-"""Seconds until the proxy must answer; it imports a lot."""
 
 
 class Option(BaseModel):
@@ -85,7 +83,7 @@ def _running(config: Path, url: str, keys: dict[str, str]) -> Iterator[None]:
     command = [PROXY, "--config", str(config), "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
     with log.open("wb") as said, subprocess.Popen(command, env=usual | keys, stdout=said, stderr=said) as process:
         try:
-            until = time.monotonic() + PATIENCE
+            until = time.monotonic() + 150  # it imports a lot
             while not _alive(url):
                 assert process.poll() is None and time.monotonic() < until, log.read_text()[-4000:]  # noqa: PT018
                 time.sleep(0.2)

@@ -10,7 +10,7 @@ import faults
 import pytest
 from manager_kit import Make, manager, model
 from pydantic import BaseModel
-from schema_table import NULL, ref
+from schema_table import NULL, obj, ref
 
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.schema.output_schema import OutputSchema
@@ -19,24 +19,18 @@ LOOP: dict[str, Any] = {"type": "array"}
 LOOP["items"] = LOOP
 
 
-def prop(schema: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": {"a": schema}}
-
-
 BROKEN = [
-    (prop({"type": "strnig"}), "$.properties.a.type", "did you mean `string`"),
-    (prop(5), "$.properties.a", "5"),
+    (obj(a={"type": "strnig"}), "$.properties.a.type", "did you mean `string`"),
     ({"properties": {"a b": {"items": 1}}}, "$.properties['a b'].items", "1"),
     ({"anyOf": [{}, {"required": "a"}]}, "$.anyOf[1].required", "array"),
-    (prop({"$ref": "#/$defs/gone"}), "$.properties.a.$ref", "'#/$defs/gone' leads nowhere"),
+    (obj(a={"$ref": "#/$defs/gone"}), "$.properties.a.$ref", "'#/$defs/gone' leads nowhere"),
     ({"prefixItems": [{}], "items": {"$ref": "#/prefixItems/7"}}, "$.items.$ref", "leads nowhere"),
     ({"items": {"$ref": "#/x-types/a"}, "x-types": {"a": {}}}, "$.items.$ref", "put its target into `$defs`"),
     ({"items": {"$ref": "https://example.com/s.json"}}, "$.items.$ref", "copy its target into `$defs`"),
-    ({"items": {"$ref": "other.json#/a"}}, "$.items.$ref", "points out of the schema"),
     ({"items": {"$ref": 7}}, "$.items.$ref", "7"),
     ({"$dynamicRef": "#x"}, "$.$dynamicRef", "use `$ref`"),
     ({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}}, "$ref", "leads back to itself"),
-    (prop({"pattern": "["}), "$.properties.a.pattern", "regex"),
+    (obj(a={"pattern": "["}), "$.properties.a.pattern", "regex"),
     ({"items": {"enum": []}}, "$.items.enum", "no answer"),
     ({"const": {1, 2}}, "$.const", "not a JSON value"),
     ({"enum": [float("inf")]}, "$.enum[0]", "inf"),
@@ -47,12 +41,12 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("schema", "path", "words"), BROKEN)
-def test_a_fault_is_named_with_its_path(schema: dict[str, Any], path: str, words: str) -> None:
-    with pytest.raises(InvalidRequestError, match=re.escape(words)) as caught:
-        OutputSchema.of(schema)
-    assert f"{path}`" in str(caught.value)
-    assert len(str(caught.value)) < 500
+def test_a_fault_is_named_with_its_path() -> None:
+    for schema, path, words in BROKEN:
+        with pytest.raises(InvalidRequestError, match=re.escape(words)) as caught:
+            OutputSchema.of(schema)
+        assert f"{path}`" in str(caught.value)
+        assert len(str(caught.value)) < 500
 
 
 def chain(length: int) -> OutputSchema[Any]:
@@ -79,13 +73,10 @@ class Unfinished(BaseModel):
 MISSING = list["NoSuch"]  # type: ignore[name-defined]  # noqa: F821 - the point of it
 
 
-NO_SCHEMAS = [HoldsLock, Unfinished, threading.Event, MISSING, "Case", 5, None, [str], HoldsLock.__init__]
-
-
-@pytest.mark.parametrize("schema", NO_SCHEMAS)
-def test_what_is_no_schema_is_refused(schema: Any) -> None:
-    with pytest.raises(InvalidRequestError, match="a JSON Schema as a dict"):
-        OutputSchema.of(schema)
+def test_what_is_no_schema_is_refused() -> None:
+    for schema in (HoldsLock, Unfinished, threading.Event, MISSING, "Case", 5, None, [str], HoldsLock.__init__):
+        with pytest.raises(InvalidRequestError, match="a JSON Schema as a dict"):
+            OutputSchema.of(schema)
 
 
 def test_a_default_that_json_cannot_hold_is_no_fault() -> None:
@@ -115,24 +106,22 @@ OLDER = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new"), OLDER)
-def test_older_forms_are_rewritten(old: dict[str, Any], new: dict[str, Any]) -> None:
-    assert OutputSchema.of(old).json_schema == new
+def test_older_forms_are_rewritten() -> None:
+    for old, new in OLDER:
+        assert OutputSchema.of(old).json_schema == new
 
 
 FINE_TUNED = {"model": "openai/ft:gpt-4o-mini:me::1"}
+BOUNDED = [("openai", {}, True), ("openai", FINE_TUNED, False), ("azure", {}, False)]
 
 
 @pytest.mark.usefixtures("provider_keys")
-@pytest.mark.parametrize(
-    ("wire", "fields", "bounded"), [("openai", {}, True), ("openai", FINE_TUNED, False), ("azure", {}, False)]
-)
+@pytest.mark.parametrize(("wire", "fields", "bounded"), BOUNDED)
 def test_openai_is_sent_the_bounds_that_it_takes(api: Make, wire: str, fields: Any, bounded: bool) -> None:
     """OpenAI's fine-tuned models and Azure refuse bounds, so their prompt holds the bounds."""
     a = api("a", faults.good('{"n": 3}'))
-    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]}
     with manager({"m": model(wire, a, **fields)}) as llm:
-        assert llm.complete("t", "hi", schema=schema).parsed == {"n": 3}
+        assert llm.complete("t", "hi", schema=obj(n={"type": "integer", "minimum": 1})).parsed == {"n": 3}
     (body,) = a.bodies
     sent = body["response_format"]["json_schema"]
     assert sent["strict"] is True
