@@ -93,6 +93,25 @@ def test_an_empty_answer_says_why(sent: Sent) -> None:
         assert why in str(reply.error)
 
 
+@pytest.mark.parametrize(
+    ("wire", "status", "error", "fix"),
+    [
+        ("openai", 429, {"code": "insufficient_quota", "message": "no"}, "no; this is billing, not speed: add credit"),
+        ("azure", 404, {"code": "DeploymentNotFound", "message": "no"}, "must be the name of a deployment of http"),
+        ("azure", 404, {"code": "404", "message": "Resource not found"}, "nothing is at this URL: check api_base"),
+        ("ollama", 404, "model 'm' not found", "run: testronaut-llm models pull"),
+        (
+            "ollama",
+            400,
+            "the input length exceeds the context length",
+            "raise `num_ctx` of the model (4,096 tokens now), or",
+        ),
+    ],
+)
+def test_an_error_says_what_to_do(sent: Sent, mode: str, wire: str, status: int, error: Any, fix: str) -> None:
+    assert fix in str(sent(faults.raw(status, json.dumps({"error": error}).encode()), wire, mode)[1].error)
+
+
 @pytest.mark.parametrize("wire", ["openai", OPENROUTER])
 def test_an_error_in_the_choice_is_a_failure(sent: Sent, wire: str, mode: str) -> None:
     for error, kind in (
