@@ -85,13 +85,14 @@ def test_each_form_of_no_proxy(
     network.blocked.clear()
 
 
-def test_a_redirect_to_loopback_takes_no_proxy(trap: Endpoint, server: FaultServer) -> None:
+def test_a_redirect_may_lead_to_loopback_or_to_https(trap: Endpoint, server: FaultServer) -> None:
     here = server.plan("here", faults.raw(200, b"here"))
     for host in ("127.0.0.1", "localhost"):
         url = here.url.replace("127.0.0.1", host)
         with httpx.Client(**client_settings("http://api.corp", redirects=True)) as client:
             assert client.get(url).content == b"here"
     assert trap.requests == []
+    assert client_settings("http://api.corp", redirects=True)["verify"].cert_store_stats()["x509"]  # for https
 
 
 PROXIES: list[tuple[dict[str, str], str | None, str]] = [
