@@ -274,7 +274,7 @@ def test_trust_belongs_to_one_path_and_one_text(write: Write, tmp_path: Path) ->
     record = record_of(path)
     assert record.is_relative_to(data_dir())
     assert (record.stat().st_mode & 0o777, record.parent.stat().st_mode & 0o777) == (0o600, 0o700)
-    for damage in (b"", b"{", b"[]", b"\xff\xfe", b'{"path": "x", "sha256": "y"}'):
+    for damage in (b"", b"{", b"[" * 99_999, b"[]", b"\xff\xfe", b'{"path": "x", "sha256": "y"}'):
         record.write_bytes(damage)
         assert not is_trusted(path, text)
 

@@ -45,7 +45,7 @@ def test_reading_the_default_folder_creates_nothing(monkeypatch: pytest.MonkeyPa
     assert not (tmp_path / "home").exists()
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"models": 3}', '{"models": {"../evil": {"source": "x"}}}'])
+@pytest.mark.parametrize("text", ["", "[" * 99_999, "[]", '{"models": 3}', '{"models": {"../evil": {"source": "x"}}}'])
 def test_a_broken_index_reads_as_an_empty_one_and_the_next_change_fixes_it(store: ModelStore, text: str) -> None:
     (store.folder / "index.json").write_text(text)
     assert store.list() == ()

@@ -225,7 +225,7 @@ def test_a_file_becomes_the_users_table_and_the_previous_one_is_kept(tmp_path: P
     price = PriceTable.load().price(model("openai/gpt-4o"))
     assert price.tiers[0][1].input == 7
     assert re.fullmatch(r"prices update of 20\d\d-\d\d-\d\d: gpt-4o", price.source)
-    for broken in ("{", "[]", '{"rows": {}}', '{"updated": "x", "rows": 3}'):
+    for broken in ("{", "[" * 99_999, "[]", '{"rows": {}}', '{"updated": "x", "rows": 3}'):
         done.path.write_text(broken)
         assert PriceTable.load().price(model("openai/gpt-4o")).source.startswith("litellm ")
     shipped = update_prices(str(data_file("litellm", "model_prices_and_context_window_backup.json")))
