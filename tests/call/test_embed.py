@@ -10,7 +10,7 @@ from manager_kit import Api, Make, booked, manager, model
 from testronaut_llm import errors
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
-MOST = {"openai": 2048, "ollama": 96}
+MOST = {"openai": 2048, "azure": 2048, "azure v1": 2048, "ollama": 96}
 
 
 def by_length(exchange: Exchange) -> None:
@@ -32,17 +32,16 @@ def counts(api: Api) -> list[int]:
 async def test_texts_are_sent_in_requests_that_the_server_takes(api: Make, wire: str, cache: str) -> None:
     a, most, given = api("a", by_length), MOST[wire], texts(MOST[wire] + 2)
     with manager({"m": model(wire, a)}, cache=cache) as llm:
-        found = await llm.aembed("t", given)
+        found = await llm.aembed("t", iter(given))
         assert (counts(a), found.vectors) == ([most, 2], tuple((float(len(one)), 1.0) for one in given))
-        first, second = found.attempts
-        assert first.usage is not None
-        assert second.usage is not None
-        assert found.usage.prompt_tokens == first.usage.prompt_tokens + second.usage.prompt_tokens
-        assert found.cost == (first.cost or 0) + (second.cost or 0)
+        assert found.usage.prompt_tokens == 10 * len(given)
+        assert found.cost == sum(one.cost or 0 for one in found.attempts)
         assert booked(llm) == (2, 0, found.cost)
         again = llm.embed("t", [*given, "one more"])
         assert (again.vectors, counts(a)[2:]) == ((*found.vectors, (8.0, 1.0)), [1] if cache == "use" else [most, 3])
         assert (again.saved is not None) == (cache == "use")
+    assert (found.model, found.usage.estimated) == ("m", False)
+    assert wire != "ollama" or (a.asked[0].path, a.bodies[0]["truncate"]) == ("/api/embed", False)
 
 
 def test_a_request_has_only_so_many_bytes(api: Make) -> None:
@@ -73,3 +72,25 @@ def test_a_budget_holds_for_all_requests(api: Make, limits: dict[str, int]) -> N
         llm.embed("t", texts(192))
     assert [one.outcome for one in caught.value.attempts] == ["answer"]
     assert counts(a) == [96]
+
+
+@pytest.mark.parametrize("vectors", [((1.0,),), ((1.0,), ()), ((1.0,), (2.0,), (3.0,))])
+@pytest.mark.parametrize("wire", ["openai", "ollama"])
+def test_a_missing_vector_is_no_answer(api: Make, wire: str, vectors: tuple[tuple[float, ...], ...]) -> None:
+    a = api("a", faults.good(vectors=vectors))
+    with manager({"m": model(wire, a)}) as llm, pytest.raises(errors.AllModelsFailedError) as caught:
+        llm.embed("t", ["one", "two"])
+    assert isinstance(caught.value.last, errors.BadResponseError)
+    assert len(a.asked) == 1
+
+
+def test_embeddings_keep_to_one_vector_space(api: Make) -> None:
+    a, b, c = api("a", faults.error("authentication")), api("b", faults.good()), api("c", faults.good())
+    models = {
+        "a": model("openai", a, dimensions=3),
+        "b": model("openai", b),
+        "c": model("azure", c, base_model="gpt-4o-mini", dimensions=3),
+    }
+    with manager(models) as llm:
+        assert llm.embed("t", "x").model == "c"
+    assert not b.asked
