@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -33,10 +32,6 @@ def _row(**fields: Any) -> dict[str, Any]:
 @pytest.fixture
 def llm() -> FakeLLM:
     return FakeLLM(config=config({"a": _row(), "b": _row(), "c": _row()}))
-
-
-def _answer(text: str) -> Answer[Any]:
-    return Answer(text=text, model="m", provider_model="p", response_model="r", task="t", usage=Usage())
 
 
 async def test_each_model_answers_under_its_name(llm: FakeLLM) -> None:
@@ -127,7 +122,7 @@ def test_a_wrong_argument_is_refused_before_anything_is_sent(llm: FakeLLM, name:
     assert llm.calls == []
 
 
-NORMALISED = [
+@pytest.mark.parametrize(("one", "other", "same"), [
     ("Yes,  it DOES.\n", "yes it does", True),
     ("\uff59\uff45\uff53", "yes", True),
     ("- one\n- two", "* one\n* two", True),
@@ -135,37 +130,32 @@ NORMALISED = [
     ("it is -5", "it is 5", False),
     ("C++", "C", False),
     ("?", "!", False),
-]
-
-
-@pytest.mark.parametrize(("one", "other", "same"), NORMALISED)
+])  # fmt: skip
 def test_texts_are_compared_without_their_form(one: str, other: str, same: bool) -> None:
     assert (normalised(one) == normalised(other)) is same
 
 
-FIELDS: list[tuple[list[str], bool | None, tuple[str, ...], tuple[str, ...]]] = [
-    (['{"a": 1, "b": [2, 3]}', '{"b":[2,3],"a":1.0}'], True, ("$.a", "$.b[0]", "$.b[1]"), ()),
-    (['{"a": 1, "b": 2}', '{"a": 1, "b": 3}'], False, ("$.a",), ("$.b",)),
-    (['{"a": 1}', '{"a": 1, "b": null}'], False, ("$.a",), ("$.b",)),
-    (['{"a": 1}', '{"a": true}'], False, (), ("$.a",)),
-    (['{"a": []}', '{"a": {}}'], False, (), ("$.a",)),
-    (["[1]", "[1, 2]"], False, ("$[0]",), ("$[1]",)),
-    (['```json\n{"a": 1}\n```', '{"a": 1}'], True, ("$.a",), ()),
-    (['{"a": 1}', "prose"], None, (), ()),
-]
+@pytest.mark.parametrize(("texts", "expected"), [
+    (['{"a": 1, "b": [2, 3]}', '{"b":[2,3],"a":1.0}'], (True, ("$.a", "$.b[0]", "$.b[1]"), ())),
+    (['{"a": 1, "b": 2}', '{"a": 1, "b": 3}'], (False, ("$.a",), ("$.b",))),
+    (['{"a": 1}', '{"a": 1, "b": null}'], (False, ("$.a",), ("$.b",))),
+    (['{"a": 1}', '{"a": true}'], (False, (), ("$.a",))),
+    (['{"a": []}', '{"a": {}}'], (False, (), ("$.a",))),
+    (["[1]", "[1, 2]"], (False, ("$[0]",), ("$[1]",))),
+    (['```json\n{"a": 1}\n```', '{"a": 1}'], (True, ("$.a",), ())),
+    (['{"a": 1}', "prose"], (None, (), ())),
+])  # fmt: skip
+def test_json_agrees_field_by_field(texts: list[str], expected: tuple[Any, ...]) -> None:
+    """Expects whether all is equal, the equal fields and the different ones."""
+    facts: Any = {"model": "m", "provider_model": "p", "response_model": "r", "task": "t", "usage": Usage()}
+    found = agreement_of([Answer(text=text, **facts) for text in texts])
+    assert (found.json, found.same, found.different) == expected
 
 
-@pytest.mark.parametrize(("texts", "json_agrees", "same", "different"), FIELDS)
-def test_json_agrees_field_by_field(
-    texts: list[str], json_agrees: bool | None, same: tuple[str, ...], different: tuple[str, ...]
+def test_the_same_weights_agree_behind_every_wire(
+    embedded_server: Endpoint, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = agreement_of([_answer(text) for text in texts])
-    assert (found.json, found.same, found.different) == (json_agrees, same, different)
-
-
-@pytest.fixture
-def every_wire(embedded_server: Endpoint, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LLMManager]:
-    """A manager that reaches the same weights over each wire of one real server, and as `embedded/`."""
+    """Each wire of one real server, and `embedded/`, which starts another."""
     store, base = ModelStore(), embedded_server.api_base
     store.folder.parent.mkdir(parents=True)
     stored(store, tiny_gguf)
@@ -180,12 +170,7 @@ def every_wire(embedded_server: Endpoint, tiny_gguf: Path, monkeypatch: pytest.M
             "embedded": {"model": f"embedded/{TINY}"},
         }
         with LLMManager(config=config(models, max_tokens=400, temperature=0)) as llm:
-            yield llm
-
-
-def test_the_same_weights_agree_behind_every_wire(every_wire: LLMManager) -> None:
-    prompts = ["list files", "What is a test plan?"]
-    found = every_wire.compare("t", prompts, models=list(every_wire.config.models), concurrency=2)
+            found = llm.compare("t", ["list files", "What is a test plan?"], models=list(models), concurrency=2)
     assert [error for row in found.prompts for error in row.results.values() if isinstance(error, LLMError)] == []
     assert (found.exact, found.normalised) == (True, True)
     assert len({row.results["openai"].text for row in found.prompts}) > 1  # type: ignore[union-attr]
