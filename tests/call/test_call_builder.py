@@ -34,12 +34,15 @@ def test_the_task_fills_in_what_the_caller_left_out() -> None:
 
 
 def test_the_caller_overrides_the_task() -> None:
-    given = {"max_tokens": 5, "temperature": 0, "seed": 0, "cache": "refresh", "sample": 2, "timeout": 1.0,
-             "deadline": 2.0, "model": "m", "extra": {"top_k": 1}, "metadata": {"run": 1}}  # fmt: skip
+    """Its mappings are copied, so that the caller can change them later."""
+    given: dict[str, Any] = {"max_tokens": 5, "temperature": 0, "seed": 0, "cache": "refresh", "sample": 2,
+                             "timeout": 1.0, "deadline": 2.0, "model": "m", "extra": {"top_k": 1}, "metadata": {"run": 1}}  # fmt: skip
     call = build_call(TASK, [TURN], system="", stop=[], max_cost=0.05, stream=True, **given)
     assert {name: getattr(call, name) for name in given} == given
     assert ([m.role for m in call.messages], call.stop, call.max_cost) == (["user"], (), Decimal("0.05"))
     assert call.stream
+    given["extra"]["top_k"], given["metadata"]["run"] = 2, 2
+    assert (call.extra, call.metadata) == ({"top_k": 1}, {"run": 1})
 
 
 EACH = ("batch", "abatch", "answer_each")
@@ -208,13 +211,6 @@ def test_a_function_with_other_arguments_is_refused(accept: Any) -> None:
     with pytest.raises(InvalidRequestError, match=r"^on_answer is .*expected a function of two arguments"):
         llm.answer_each("t", ["hi"], accept)
     assert llm.calls == []
-
-
-def test_a_call_copies_its_mappings() -> None:
-    extra, metadata = {"a": 1}, {"b": 1}
-    call = build_call(PLAIN, "hi", extra=extra, metadata=metadata)
-    extra["a"], metadata["b"] = 2, 2
-    assert (call.extra, call.metadata) == ({"a": 1}, {"b": 1})
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_validity_is_a_share_of_the_answers_with_a_schema(llm: FakeLLM) -> None:
     assert llm.compare("t", "?", models=["a"]).totals[0].valid is None
 
 
-WRONG: list[tuple[str, Any, str]] = [
+@pytest.mark.parametrize(("name", "given", "named"), [
     ("models", ["a", "bb"], "bb"),
     ("models", [], "models"),
     ("models", "a", "models"),
@@ -112,10 +112,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("prompt", 3, "prompt"),
     ("concurrency", 0, "concurrency"),
     ("model", "a", "`compare` asks each of `models`"),
-]
-
-
-@pytest.mark.parametrize(("name", "given", "named"), WRONG)
+])  # fmt: skip
 def test_a_wrong_argument_is_refused_before_anything_is_sent(llm: FakeLLM, name: str, given: Any, named: str) -> None:
     with pytest.raises((ConfigError, InvalidRequestError), match=named):
         llm.compare(**{"task": "t", "prompt": "?", "models": ["a", "b"], name: given})

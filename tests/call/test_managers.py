@@ -171,7 +171,6 @@ def test_one_thread_starts_with_the_first_call_and_ends_with_its_manager() -> No
 
 
 def test_system_exit_reaches_the_caller() -> None:
-
     def leave(_: object) -> bool:
         raise SystemExit(3)
 

@@ -75,7 +75,6 @@ def test_many_calls_to_failing_servers(api: Make) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors")
 @pytest.mark.filterwarnings("error::ResourceWarning")
 def test_nothing_piles_up_over_calls_and_event_loops(api: Make) -> None:
-
     def held() -> tuple[int, int]:
         gc.collect()
         return psutil.Process().num_fds(), threading.active_count()
