@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,9 @@ import pytest
 from fault_server import Exchange
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from manager_kit import Make, manager, model
+from manager_kit import Make, Run, manager, model
 
 from testronaut_llm import Answer, LLMError
-from testronaut_llm.cli import main
 from testronaut_llm.cli.options import prompt_of
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.gguf import GgufHeader, read_header
@@ -118,17 +115,8 @@ arguments = st.lists(st.sampled_from(WORDS) | st.text(max_size=6).filter(lambda 
 @given(given_arguments=arguments)
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_command_line_ends_with_a_code_and_no_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given_arguments: list[str]
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given_arguments: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["testronaut-llm", *given_arguments])
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hi"), "utf-8"))
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            main()
-            code: Any = 0
-        except SystemExit as ended:
-            code = ended.code or 0
-    assert code in (0, 1, 2, 3), (given_arguments, err.getvalue())
-    assert "Traceback" not in err.getvalue()
+    code, _, err = run(*given_arguments, stdin="hi")
+    assert code in (0, 1, 2, 3), (given_arguments, err)

@@ -45,15 +45,12 @@ def check(llm: LLMManager, *, attempts: int = 1) -> None:
     assert (count, unsettled) == (attempts, 0)
 
 
-SLOW: list[tuple[str, Any, str]] = [
+@pytest.mark.parametrize(("wire", "slow", "mode"), [
     *(("openai", faults.silent, mode) for mode in MODES),
     ("openai", dripping_headers, "complete"),
     ("openai", faults.stalled_stream, "stream"),
     *((wire, faults.dripping(0.02, text="x" * 5000), "stream") for wire in WIRES),
-]
-
-
-@pytest.mark.parametrize(("wire", "slow", "mode"), SLOW)
+])  # fmt: skip
 async def test_a_deadline_ends_a_call_with_any_server(api: Make, wire: str, slow: Any, mode: str) -> None:
     """A call whose server sends nothing, or a byte now and then, raises LLMTimeoutError soon after its deadline."""
     a = api("a", slow)
