@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from manager_kit import build_call, looked_up, manager
+from manager_kit import MODES, build_call, looked_up, manager
 
 from testronaut_llm import CallOptions, EmbedOptions, LLMManager, Message
 from testronaut_llm.config.model_config import TaskConfig
@@ -46,8 +46,7 @@ def test_the_caller_overrides_the_task() -> None:
     assert (call.extra, call.metadata) == ({"top_k": 1}, {"run": 1})
 
 
-EACH = ("batch", "abatch", "answer_each")
-LISTED = ("complete", "acomplete", "stream", "astream", *EACH, "compare", "acompare", "route")
+LISTED = (*MODES, "batch", "abatch", "answer_each", "compare", "acompare", "route")
 EMBED = ("embed", "aembed")
 
 

@@ -52,7 +52,6 @@ def check(llm: LLMManager, *, attempts: int = 1) -> None:
     *((wire, faults.dripping(0.02, text="x" * 5000), "stream") for wire in WIRES),
 ])  # fmt: skip
 async def test_a_deadline_ends_a_call_with_any_server(api: Make, wire: str, slow: Any, mode: str) -> None:
-    """A call whose server sends nothing, or a byte now and then, raises LLMTimeoutError soon after its deadline."""
     a = api("a", slow)
     async with managed(a, wire, timeout=60) as llm:
         began = time.monotonic()
@@ -147,7 +146,6 @@ def test_closing_the_manager_ends_the_calls_of_other_threads(api: Make) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_stream_that_is_closed_early_is_settled(api: Make, wire: str) -> None:
-    """Closing a stream after a piece is no error; it has no answer and no more pieces."""
     a = api("a", faults.stalled_stream)
     with managed(a, wire) as llm:
         with llm.stream("t", "hi") as stream:
@@ -226,7 +224,6 @@ class Halt:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("step", STEPS)
 def test_an_interrupt_at_each_step(llm: LLMManager, monkeypatch: pytest.MonkeyPatch, step: int, mode: str) -> None:
-    """After Ctrl-C or cancellation at any step nothing is open, and the next call is answered at once."""
     with monkeypatch.context() as patch:
         ended = interrupted(llm, mode, lambda interrupt: Halt(patch, step, interrupt))
     assert ended is (step < STEPS[-1])  # at the last number, no step is left

@@ -202,7 +202,6 @@ async def test_equal_texts_to_embed_share_a_vector(api: Make) -> None:
 
 
 async def test_a_local_model_sees_the_originals_and_the_next_does_not(api: Make) -> None:
-    """A local model may see secrets; its answer is sent to another model with placeholders."""
     near = api("near", faults.good(f'{{"token": 5, "key": "{TOKEN}"}}'))
     far = api("far", faults.good('{"token": "<secret-1>", "key": "k"}'))
     async with manager({"near": model("ollama", near), "far": remote("openai", far)}) as llm:

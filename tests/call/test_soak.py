@@ -59,7 +59,6 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_many_calls_to_failing_servers(api: Make) -> None:
-    """With a fifth of requests failing, each call is an answer or an error of ours, and the ledger is correct."""
     calls = 20_000 if "SOAK_ROUNDS" in os.environ else 100
     with managed(api) as llm:
         results = llm.batch("t", (f"hi {n}" for n in range(calls)), concurrency=16)
