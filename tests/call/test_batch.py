@@ -13,7 +13,7 @@ import pytest
 from fault_server import Exchange
 from manager_kit import Api, Make, booked, eventually, manager, model, under_way
 
-from testronaut_llm import Answer, InvalidRequestError, LLMError, UnknownTaskError, errors
+from testronaut_llm import Answer, InvalidRequestError, UnknownTaskError, errors
 from testronaut_llm.support.paths import cache_dir
 from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 
@@ -82,9 +82,7 @@ async def test_no_more_are_under_way_than_allowed(llm: FakeLLM, mode: str, concu
     ({"concurrency": True}, InvalidRequestError),
     ({"temperature": -1}, InvalidRequestError),
 ], ids=str)  # fmt: skip
-async def test_what_is_wrong_for_all_is_said_once(
-    llm: FakeLLM, mode: str, given: dict[str, Any], kind: type[LLMError]
-) -> None:
+async def test_what_is_wrong_for_all_is_said_once(llm: FakeLLM, mode: str, given: dict[str, Any], kind: Any) -> None:
     with pytest.raises(kind, match=str(next(iter(given)))):
         await _batch(llm, mode, **{"task": "t", "prompts": ["a"], **given})
     assert llm.calls == []
@@ -137,7 +135,6 @@ MOST = {"openai": 2048, "azure": 2048, "azure v1": 2048, "ollama": 96}
 
 
 def by_length(exchange: Exchange) -> None:
-    """Answers with the length of each text."""
     vectors = tuple((float(len(text)), 1.0) for text in exchange.request.body["input"])
     faults.good(vectors=vectors, usage=(10 * len(vectors), 0))(exchange)
 

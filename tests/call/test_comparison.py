@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from fixtures_local import TINY, stored
 from manager_kit import config
-from pydantic import BaseModel
-from wire_proxy import WireProxy
 
 from testronaut_llm import Answer, ConfigError, InvalidRequestError, LLMError, LLMManager, OutputInvalidError
 from testronaut_llm.local.local_provider import Endpoint
@@ -19,19 +17,12 @@ from testronaut_llm.methods.compare import agreement_of, normalised
 from testronaut_llm.records import Usage
 from testronaut_llm.testing.fake import FakeLLM
 
-
-class Verdict(BaseModel):
-    passed: bool
-    reason: str
-
-
-def _row(**fields: Any) -> dict[str, Any]:
-    return {"model": "openai/fake", "price": {"input": 1, "output": 2}, **fields}
+ROW = {"model": "openai/fake", "price": {"input": 1, "output": 2}}
 
 
 @pytest.fixture
 def llm() -> FakeLLM:
-    return FakeLLM(config=config({"a": _row(), "b": _row(), "c": _row()}))
+    return FakeLLM(config=config(dict.fromkeys("abc", ROW)))
 
 
 async def test_each_model_answers_under_its_name(llm: FakeLLM) -> None:
@@ -80,24 +71,25 @@ def test_cost_and_time_are_summed(llm: FakeLLM) -> None:
     answers: list[Any] = [row.results["a"] for row in found.prompts]
     assert found.totals[0].cost == sum(one.cost for one in answers) > 0
     assert found.totals[0].latency == sum(one.latency for one in answers)
-    unpriced = FakeLLM(config=config({"a": {"model": "openai/nobody-knows-it"}, "b": _row()}))
+    unpriced = FakeLLM(config=config({"a": {"model": "openai/nobody-knows-it"}, "b": ROW}))
     unpriced.reply("x")
     assert [one.cost is None for one in unpriced.compare("t", "p", models=["a", "b"]).totals] == [True, False]
 
 
 def test_validity_is_a_share_of_the_answers_with_a_schema(llm: FakeLLM) -> None:
     """An answer that breaks the schema counts against its model, a server's failure does not."""
-    good = {"passed": True, "reason": "ok"}
+    good = {"passed": True}
+    schema = {"type": "object", "properties": {"passed": {"type": "boolean"}}, "required": ["passed"]}
     llm.reply(good)
     llm.reply(lambda call: "no JSON" if call.messages[0].content == "two" else good, model="b")
     llm.reply(InvalidRequestError("no"), model="c")
-    found = llm.compare("t", ["one", "two"], models=["a", "b", "c"], schema=Verdict)
+    found = llm.compare("t", ["one", "two"], models=["a", "b", "c"], schema=schema)
     assert [one.valid for one in found.totals] == [1.0, 0.5, None]
     failed = found.prompts[1].results["b"]
     assert isinstance(getattr(failed, "last", failed), OutputInvalidError)
     spent: list[Any] = [attempt.cost for row in found.prompts for attempt in row.results["b"].attempts]
     assert found.totals[1].cost == sum(spent, Decimal(0)) > 0
-    assert found.prompts[0].results["a"].parsed == Verdict(passed=True, reason="ok")  # type: ignore[union-attr]
+    assert found.prompts[0].results["a"].parsed == good  # type: ignore[union-attr]
     llm.reply("x")
     assert llm.compare("t", "?", models=["a"]).totals[0].valid is None
 
@@ -152,22 +144,19 @@ def test_json_agrees_field_by_field(texts: list[str], expected: tuple[Any, ...])
 def test_the_same_weights_agree_behind_every_wire(
     embedded_server: Endpoint, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each wire of one real server, and `embedded/`, which starts another."""
+    """Of one real server, and of `embedded/`, which starts another; `test_wires.py` has recordings of Azure's wires."""
     store, base = ModelStore(), embedded_server.api_base
     store.folder.parent.mkdir(parents=True)
     stored(store, tiny_gguf)
     monkeypatch.setenv("SERVER_TOKEN", embedded_server.token)
     served = {"api_key_env": "SERVER_TOKEN", "context_window": 4096, "max_output": 1024}
-    with WireProxy(base) as azure:
-        models: dict[str, dict[str, Any]] = {
-            "openai": {"model": f"openai/{TINY}", "api_base": base, **served},
-            "anthropic": {"model": f"anthropic/{TINY}", "api_base": base.removesuffix("/v1"), **served},
-            "azure": {"model": f"azure/{TINY}", "api_base": azure.url, "api_version": "2024-10-21", **served},
-            "azure-v1": {"model": f"azure/{TINY}", "api_base": azure.url, "api_version": "v1", **served},
-            "embedded": {"model": f"embedded/{TINY}"},
-        }
-        with LLMManager(config=config(models, max_tokens=400, temperature=0)) as llm:
-            found = llm.compare("t", ["list files", "What is a test plan?"], models=list(models), concurrency=2)
+    models: dict[str, dict[str, Any]] = {
+        "openai": {"model": f"openai/{TINY}", "api_base": base, **served},
+        "anthropic": {"model": f"anthropic/{TINY}", "api_base": base.removesuffix("/v1"), **served},
+        "embedded": {"model": f"embedded/{TINY}"},
+    }
+    with LLMManager(config=config(models, max_tokens=400, temperature=0)) as llm:
+        found = llm.compare("t", ["list files", "What is a test plan?"], models=list(models), concurrency=2)
     assert [error for row in found.prompts for error in row.results.values() if isinstance(error, LLMError)] == []
     assert (found.exact, found.normalised) == (True, True)
     assert len({row.results["openai"].text for row in found.prompts}) > 1  # type: ignore[union-attr]

@@ -18,12 +18,11 @@ from testronaut_llm.errors import InvalidRequestError, LLMError, UnknownTaskErro
 from testronaut_llm.money.token_counter import count
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
-USAGE = (20, 10)
 
 
 @pytest.fixture
 def server(api: Callable[..., Api]) -> Api:
-    return api("a", faults.good("an answer", usage=USAGE))
+    return api("a", faults.good("an answer", usage=(20, 10)))
 
 
 @pytest.fixture

@@ -82,13 +82,11 @@ def test_odd_prompts_are_sent_or_refused(api: Make, wire: str) -> None:
 
 @given(data=st.data())
 @many
-def test_a_damaged_model_header_is_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path, data: Any
-) -> None:
+def test_a_damaged_model_header_is_read_or_refused(tmp_path: Path, tiny_gguf: Path, data: Any) -> None:
     whole = bytearray(tiny_gguf.read_bytes()[:20_000])
     for _ in range(data.draw(st.integers(1, 8))):
         whole[data.draw(st.integers(0, 600))] = data.draw(st.integers(0, 255))
-    path = tmp_path_factory.getbasetemp() / "fuzzed.gguf"
+    path = tmp_path / "fuzzed.gguf"
     path.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
     with contextlib.suppress(LocalModelError):
         assert isinstance(read_header(path), GgufHeader)

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -181,15 +181,6 @@ def test_calls_that_time_out_leave_no_descriptors(api: Make) -> None:
 STEPS = range(13)
 
 
-@pytest.fixture
-def llm(api: Make) -> Iterator[LLMManager]:
-    """A manager whose calls wait in line, send, fail, pause, send again and store."""
-    a = api("a", faults.error("rate_limit", headers={"retry-after-ms": "1"}), faults.good("fine"))
-    row = model("openai", a, limits={"concurrency": 1, "rpm": 1000})
-    with manager({"m": row}, cache="use", retries=2, timeout=20) as made:
-        yield made
-
-
 class Halt:
     """Stops a call at one of its steps, counting from the first, until it is cancelled."""
 
@@ -223,10 +214,14 @@ class Halt:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("step", STEPS)
-def test_an_interrupt_at_each_step(llm: LLMManager, monkeypatch: pytest.MonkeyPatch, step: int, mode: str) -> None:
-    with monkeypatch.context() as patch:
-        ended = interrupted(llm, mode, lambda interrupt: Halt(patch, step, interrupt))
-    assert ended is (step < STEPS[-1])  # at the last number, no step is left
-    assert is_idle(llm)
-    assert booked(llm)[1] == 0
-    assert llm.complete("t", "hi", deadline=9).text == "fine"
+def test_an_interrupt_at_each_step(api: Make, monkeypatch: pytest.MonkeyPatch, step: int, mode: str) -> None:
+    """The call waits in line, sends, fails, pauses, sends again and stores."""
+    a = api("a", faults.error("rate_limit", headers={"retry-after-ms": "1"}), faults.good("fine"))
+    row = model("openai", a, limits={"concurrency": 1, "rpm": 1000})
+    with manager({"m": row}, cache="use", retries=2, timeout=20) as llm:
+        with monkeypatch.context() as patch:
+            ended = interrupted(llm, mode, lambda interrupt: Halt(patch, step, interrupt))
+        assert ended is (step < STEPS[-1])  # at the last number, no step is left
+        assert is_idle(llm)
+        assert booked(llm)[1] == 0
+        assert llm.complete("t", "hi", deadline=9).text == "fine"

@@ -150,7 +150,6 @@ def test_a_manager_that_is_not_closed_warns_of_nothing(tmp_path: Path, way: str)
 
 
 def test_one_thread_starts_with_the_first_call_and_ends_with_its_manager() -> None:
-    """After `close` a call starts another, which ends if its manager is dropped."""
     before, llm = set(threading.enumerate()), FakeLLM()  # managers of other tests may not have been collected yet
 
     def loops() -> int:

@@ -105,18 +105,14 @@ def test_values_of_secret_variables_are_masked_as_they_are_now(monkeypatch: pyte
     assert masked(["a later value", *secret[:3]])[0] == ("<secret-1>", "<secret-2>", *secret[1:3])
 
 
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
-
-
 WRITTEN: dict[str, Callable[[str], str]] = {
     "JSON": lambda text: json.dumps({"t": text}),
     "JSON in JSON": lambda text: json.dumps({"log": json.dumps({"t": text})}),
     "URL": lambda text: quote(text, safe=""),
-    "base64 without padding": lambda text: _base64(text).rstrip("="),
+    "base64 without padding": lambda text: base64.b64encode(text.encode()).decode().rstrip("="),
     "base64 for URLs": lambda text: base64.urlsafe_b64encode(text.encode()).decode(),
-    "base64 of a line": lambda text: _base64(f"{text}\n"),
-    "base64 of user and password": lambda text: _base64(f"user:{text}"),
+    "base64 of a line": lambda text: base64.b64encode(f"{text}\n".encode()).decode(),
+    "base64 of user and password": lambda text: base64.b64encode(f"user:{text}".encode()).decode(),
 }
 
 
