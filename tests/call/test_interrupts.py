@@ -34,7 +34,6 @@ def dripping_headers(exchange: Exchange) -> None:
 
 
 def managed(api: Any, wire: str = "openai", **task: Any) -> LLMManager:
-    """A manager of one model with one slot and a budget."""
     return manager({"m": model(wire, api, limits={"concurrency": 1})}, budget={"per_day": 1}, **task)
 
 

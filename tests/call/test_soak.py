@@ -45,7 +45,6 @@ def unreliable(seed: int) -> Reply:
 
 
 def managed(api: Make) -> LLMManager:
-    """A manager of three wires behind such servers, with a budget and no cache."""
     rows = {wire: model(wire, api(wire, unreliable(n))) for n, wire in enumerate(("openai", "anthropic", "azure"))}
     return manager(rows, retries=2, timeout=30, budget={"per_day": 1000})
 
