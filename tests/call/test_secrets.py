@@ -237,6 +237,7 @@ async def test_refuse_names_kind_and_place_and_never_the_value(api: Make, mode: 
     a, prompt = api("a", faults.good()), f"first line\ntoken {TOKEN}"
     labels = [["yes", "no"]] if mode == "aclassify" else []
     async with manager({"m": remote("openai", a)}, secrets="refuse") as llm:
+        assert llm.route("t", "no secret").kept
         with pytest.raises(SecretInPromptError):
             llm.route("t", prompt)
         with pytest.raises(SecretInPromptError, match=r"\(GitHub token\): .*line 2, character 7") as raised:
