@@ -1,4 +1,4 @@
-"""Many calls at once: in order, within a limit, and one failure does not stop the others."""
+"""Many prompts are calls in order and within a limit; many texts to embed are requests of one call."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 import faults
 import pytest
 from fault_server import Exchange
-from manager_kit import Make, eventually, manager, model, under_way
+from manager_kit import Api, Make, booked, eventually, manager, model, under_way
 
-from testronaut_llm import Answer, InvalidRequestError, LLMError, UnknownTaskError
+from testronaut_llm import Answer, InvalidRequestError, UnknownTaskError, errors
 from testronaut_llm.support.paths import cache_dir
 from testronaut_llm.testing.fake import FakeAnswer, FakeLLM
 
+pytestmark = pytest.mark.usefixtures("provider_keys")
 each_mode = pytest.mark.parametrize("mode", ["batch", "abatch"])
 
 
@@ -33,16 +34,18 @@ async def _batch(llm: Any, mode: str, task: str, prompts: Any, **given: Any) -> 
     return list(await found if mode == "abatch" else found)
 
 
-def _texts(results: list[Any]) -> list[str]:
-    return [result.text if isinstance(result, Answer) else result.code for result in results]
-
-
 @each_mode
 async def test_results_come_in_order_and_a_failure_stops_no_other_call(llm: FakeLLM, mode: str) -> None:
     llm.reply(lambda call: FakeAnswer(text="slow", delay=0.05), prompt="^0$")
     llm.reply(InvalidRequestError("no"), prompt="^1$")
     results = await _batch(llm, mode, "t", ["0", "1", "", "3", "4"], concurrency=2)
-    assert _texts(results) == ["slow", "invalid_request", "invalid_request", "re: 3", "re: 4"]
+    assert [one.text if isinstance(one, Answer) else one.code for one in results] == [
+        "slow",
+        "invalid_request",
+        "invalid_request",
+        "re: 3",
+        "re: 4",
+    ]
     assert (len(results[1].attempts), results[1].__traceback__) == (1, None)
     assert await _batch(llm, mode, "t", []) == []
 
@@ -71,20 +74,15 @@ async def test_no_more_are_under_way_than_allowed(llm: FakeLLM, mode: str, concu
     assert done == [(1, 1, "ok", here)]
 
 
-WRONG: list[tuple[dict[str, Any], type[LLMError]]] = [
+@each_mode
+@pytest.mark.parametrize(("given", "kind"), [
     ({"task": "unknown"}, UnknownTaskError),
     ({"prompts": "one text"}, InvalidRequestError),
     ({"concurrency": 0}, InvalidRequestError),
     ({"concurrency": True}, InvalidRequestError),
     ({"temperature": -1}, InvalidRequestError),
-]
-
-
-@each_mode
-@pytest.mark.parametrize(("given", "kind"), WRONG, ids=str)
-async def test_what_is_wrong_for_all_is_said_once(
-    llm: FakeLLM, mode: str, given: dict[str, Any], kind: type[LLMError]
-) -> None:
+], ids=str)  # fmt: skip
+async def test_what_is_wrong_for_all_is_said_once(llm: FakeLLM, mode: str, given: dict[str, Any], kind: Any) -> None:
     with pytest.raises(kind, match=str(next(iter(given)))):
         await _batch(llm, mode, **{"task": "t", "prompts": ["a"], **given})
     assert llm.calls == []
@@ -109,7 +107,6 @@ async def test_a_cancelled_batch_cancels_its_calls(llm: FakeLLM) -> None:
     assert under_way(llm) == 0
 
 
-@pytest.mark.usefixtures("provider_keys")
 def test_the_first_batch_of_a_machine_shares_its_requests(api: Make) -> None:
     """The lock of identical calls exists before the first answer is stored, for other processes."""
     folder = cache_dir() / "answers"
@@ -121,7 +118,7 @@ def test_the_first_batch_of_a_machine_shares_its_requests(api: Make) -> None:
 
     assert not folder.exists()
     with manager({"m": model("openai", api("a", reply))}, cache="use") as llm:
-        assert _texts(llm.batch("t", ["hi"])) != []
+        llm.batch("t", ["hi"])
     assert locks == [True]
 
 
@@ -132,3 +129,88 @@ async def test_context_variables_reach_the_calls(llm: FakeLLM, mode: str) -> Non
     bound.set("run 7")
     await _batch(llm, mode, "t", ["a", "b"], accept=lambda _: seen.append(bound.get()) is None)
     assert seen == ["run 7", "run 7"]
+
+
+MOST = {"openai": 2048, "azure": 2048, "azure v1": 2048, "ollama": 96}
+
+
+def by_length(exchange: Exchange) -> None:
+    vectors = tuple((float(len(text)), 1.0) for text in exchange.request.body["input"])
+    faults.good(vectors=vectors, usage=(10 * len(vectors), 0))(exchange)
+
+
+def texts(count: int) -> list[str]:
+    return [f"{'x' * (number % 50)}{number:05}" for number in range(count)]
+
+
+def counts(api: Api) -> list[int]:
+    return [len(body["input"]) for body in api.bodies]
+
+
+@pytest.mark.parametrize("cache", ["use", "off"])
+@pytest.mark.parametrize("wire", MOST)
+async def test_texts_are_sent_in_requests_that_the_server_takes(api: Make, wire: str, cache: str) -> None:
+    a, most, given = api("a", by_length), MOST[wire], texts(MOST[wire] + 2)
+    with manager({"m": model(wire, a)}, cache=cache) as llm:
+        found = await llm.aembed("t", iter(given))
+        assert (counts(a), found.vectors) == ([most, 2], tuple((float(len(one)), 1.0) for one in given))
+        assert found.usage.prompt_tokens == 10 * len(given)
+        assert found.cost == sum(one.cost or 0 for one in found.attempts)
+        assert booked(llm) == (2, 0, found.cost)
+        again = llm.embed("t", [*given, "one more"])
+        assert (again.vectors, counts(a)[2:]) == ((*found.vectors, (8.0, 1.0)), [1] if cache == "use" else [most, 3])
+        assert (again.saved is not None) == (cache == "use")
+    assert (found.model, found.usage.estimated) == ("m", False)
+    assert wire != "ollama" or (a.asked[0].path, a.bodies[0]["truncate"]) == ("/api/embed", False)
+
+
+def test_a_request_has_only_so_many_bytes(api: Make) -> None:
+    a = api("a", by_length)
+    with manager({"m": model("openai", a, context_window=10**6)}) as llm:
+        llm.embed("t", ["é" * 150_000, "x" * 300_000, "y", "z" * 700_000, "u"])
+    assert counts(a) == [2, 1, 1, 1]
+
+
+def test_a_failure_forgets_no_request_before_it(api: Make) -> None:
+    """The error tells of all attempts of the call; what was paid is stored, and is not sent again."""
+    a, given = api("a", by_length, faults.error("authentication"), by_length), texts(98)
+    with manager({"m": model("ollama", a)}, cache="use") as llm:
+        with pytest.raises(errors.AllModelsFailedError) as caught:
+            llm.embed("t", given)
+        assert [one.outcome for one in caught.value.attempts] == ["answer", "error"]
+        assert booked(llm)[0] == 2
+        assert len(llm.embed("t", given).vectors) == 98
+    assert counts(a) == [96, 2, 2]
+
+
+@pytest.mark.parametrize("limits", [{"per_call": 5}, {"per_day": 5}])
+def test_a_budget_holds_for_all_requests(api: Make, limits: dict[str, int]) -> None:
+    """Each costs $0.96, and $4.55 at most."""
+    a = api("a", by_length)
+    row = model("ollama", a, price={"input": 1000, "output": 0})
+    with manager({"m": row}, budget=limits) as llm, pytest.raises(errors.BudgetExceededError) as caught:
+        llm.embed("t", texts(192))
+    assert [one.outcome for one in caught.value.attempts] == ["answer"]
+    assert counts(a) == [96]
+
+
+@pytest.mark.parametrize("vectors", [((1.0,),), ((1.0,), ()), ((1.0,), (2.0,), (3.0,))])
+@pytest.mark.parametrize("wire", ["openai", "ollama"])
+def test_a_missing_vector_is_no_answer(api: Make, wire: str, vectors: tuple[tuple[float, ...], ...]) -> None:
+    a = api("a", faults.good(vectors=vectors))
+    with manager({"m": model(wire, a)}) as llm, pytest.raises(errors.AllModelsFailedError) as caught:
+        llm.embed("t", ["one", "two"])
+    assert isinstance(caught.value.last, errors.BadResponseError)
+    assert len(a.asked) == 1
+
+
+def test_embeddings_keep_to_one_vector_space(api: Make) -> None:
+    a, b, c = api("a", faults.error("authentication")), api("b", faults.good()), api("c", faults.good())
+    models = {
+        "a": model("openai", a, dimensions=3),
+        "b": model("openai", b),
+        "c": model("azure", c, base_model="gpt-4o-mini", dimensions=3),
+    }
+    with manager(models) as llm:
+        assert llm.embed("t", "x").model == "c"
+    assert not b.asked

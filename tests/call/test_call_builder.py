@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from manager_kit import build_call, looked_up, manager
+from manager_kit import MODES, build_call, looked_up, manager
 
 from testronaut_llm import CallOptions, EmbedOptions, LLMManager, Message
 from testronaut_llm.config.model_config import TaskConfig
@@ -34,16 +34,19 @@ def test_the_task_fills_in_what_the_caller_left_out() -> None:
 
 
 def test_the_caller_overrides_the_task() -> None:
+    """Its mappings are copied, so that the caller can change them later."""
+    extra, metadata = {"top_k": 1}, {"run": 1}
     given = {"max_tokens": 5, "temperature": 0, "seed": 0, "cache": "refresh", "sample": 2, "timeout": 1.0,
-             "deadline": 2.0, "model": "m", "extra": {"top_k": 1}, "metadata": {"run": 1}}  # fmt: skip
+             "deadline": 2.0, "model": "m", "extra": extra, "metadata": metadata}  # fmt: skip
     call = build_call(TASK, [TURN], system="", stop=[], max_cost=0.05, stream=True, **given)
     assert {name: getattr(call, name) for name in given} == given
     assert ([m.role for m in call.messages], call.stop, call.max_cost) == (["user"], (), Decimal("0.05"))
     assert call.stream
+    extra["top_k"], metadata["run"] = 2, 2
+    assert (call.extra, call.metadata) == ({"top_k": 1}, {"run": 1})
 
 
-EACH = ("batch", "abatch", "answer_each")
-LISTED = ("complete", "acomplete", "stream", "astream", *EACH, "compare", "acompare", "route")
+LISTED = (*MODES, "batch", "abatch", "answer_each", "compare", "acompare", "route")
 EMBED = ("embed", "aembed")
 
 
@@ -137,24 +140,21 @@ def test_a_wrong_argument_is_named(name: str, given: Any) -> None:
     assert repr(given) in said or "surrogate" in said or re.search("holds '(max_tokens|options.num_ctx)'", said)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "named"),
-    [
-        (" \n", "empty"),
-        ([], "prompt"),
-        (TURN, "pass a list of messages"),
-        (["hi"], "message 0"),
-        ([{"role": "robot", "content": "hi"}], "robot"),
-        ([Message(role="tool", content="hi")], "message 0 has role 'tool'"),  # type: ignore[arg-type]
-        ([{"role": "user", "content": b"hi"}], "message 0"),
-        ([{"role": "assistant", "content": "", "tool_calls": []}], "tool_calls"),
-        ([{"role": "user", "content": [{"type": "text", "text": "a", "weight": 2}]}], "part 0 holds 'weight'"),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "message 0, part 0"),
-        ([{"role": "user", "content": [{"type": "text", "text": 3}]}], "message 0, part 0"),
-        ("lone \ud800 surrogate", "character 5"),
-        ([TURN, {"role": "user", "content": "\udfff"}], "message 1"),
-    ],
-)
+@pytest.mark.parametrize(("prompt", "named"), [
+    (" \n", "empty"),
+    ([], "prompt"),
+    (TURN, "pass a list of messages"),
+    (["hi"], "message 0"),
+    ([{"role": "robot", "content": "hi"}], "robot"),
+    ([Message(role="tool", content="hi")], "message 0 has role 'tool'"),  # type: ignore[arg-type]
+    ([{"role": "user", "content": b"hi"}], "message 0"),
+    ([{"role": "assistant", "content": "", "tool_calls": []}], "tool_calls"),
+    ([{"role": "user", "content": [{"type": "text", "text": "a", "weight": 2}]}], "part 0 holds 'weight'"),
+    ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "message 0, part 0"),
+    ([{"role": "user", "content": [{"type": "text", "text": 3}]}], "message 0, part 0"),
+    ("lone \ud800 surrogate", "character 5"),
+    ([TURN, {"role": "user", "content": "\udfff"}], "message 1"),
+])  # fmt: skip
 def test_a_wrong_prompt_is_named(prompt: Any, named: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         build_call(PLAIN, prompt)
@@ -208,13 +208,6 @@ def test_a_function_with_other_arguments_is_refused(accept: Any) -> None:
     with pytest.raises(InvalidRequestError, match=r"^on_answer is .*expected a function of two arguments"):
         llm.answer_each("t", ["hi"], accept)
     assert llm.calls == []
-
-
-def test_a_call_copies_its_mappings() -> None:
-    extra, metadata = {"a": 1}, {"b": 1}
-    call = build_call(PLAIN, "hi", extra=extra, metadata=metadata)
-    extra["a"], metadata["b"] = 2, 2
-    assert (call.extra, call.metadata) == ({"a": 1}, {"b": 1})
 
 
 @pytest.mark.parametrize(

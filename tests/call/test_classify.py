@@ -72,20 +72,17 @@ def test_tokens_without_a_label_prove_nothing() -> None:
         assert token_probabilities(unlikely, LABELS, "passed") == {"passed": 1.0, "failed": 0.0}
 
 
-@pytest.mark.parametrize(
-    ("labels", "words"),
-    [
-        (["one"], "labels holds 1 label; expected 2 to 26"),
-        (["a", " A"], "hold a duplicate"),
-        (["a", 3], "label 3"),
-        (["a", "x" * 61], "1 to 60 characters"),
-        ({"a": "x", "b": 3}, "label 'b' is described by 3"),
-        ("ab", "labels is 'ab'; expected texts"),
-        (None, "labels is None"),
-    ],
-)
-def test_bad_labels_are_refused_before_anything_is_sent(labels: Any, words: str) -> None:
-    with pytest.raises(InvalidRequestError, match=words.replace("(", r"\(")):
+@pytest.mark.parametrize(("labels", "words"), [
+    (["one"], "labels holds 1 label; expected 2 to 26"),
+    (["a", " A"], "hold a duplicate"),
+    (["a", 3], "label 3"),
+    (["a", "x" * 61], "1 to 60 characters"),
+    ({"a": "x", "b": 3}, "label 'b' is described by 3"),
+    ("ab", "labels is 'ab'; expected texts"),
+    (None, "labels is None"),
+])  # fmt: skip
+def test_bad_labels_are_refused(labels: Any, words: str) -> None:
+    with pytest.raises(InvalidRequestError, match=words):
         labels_of(labels)
 
 
@@ -128,17 +125,14 @@ def ask(llm: LLMManager, labels: Any = LABELS, **options: Any) -> Any:
     return llm.classify("t", "Did it pass?", labels, **options)
 
 
-@pytest.mark.parametrize(
-    ("labels", "label"),
-    [
-        (LABELS, "passed"),
-        ({"passed": "as expected", "failed": "not"}, "passed"),
-        (Outcome, Outcome.PASSED),
-        (Literal["passed", "failed"], "passed"),
-        ({Outcome.PASSED: "as expected", Outcome.FAILED: ""}, Outcome.PASSED),
-        ([" passed", "failed "], " passed"),
-    ],
-)
+@pytest.mark.parametrize(("labels", "label"), [
+    (LABELS, "passed"),
+    ({"passed": "as expected", "failed": "not"}, "passed"),
+    (Outcome, Outcome.PASSED),
+    (Literal["passed", "failed"], "passed"),
+    ({Outcome.PASSED: "as expected", Outcome.FAILED: ""}, Outcome.PASSED),
+    ([" passed", "failed "], " passed"),
+])  # fmt: skip
 async def test_one_request_is_enough_where_the_wire_gives_log_probabilities(labels: Any, label: Any) -> None:
     judges = Judges({"weak": ["passed"]}, {"weak": 0.9})
     with judged(judges) as llm:
@@ -150,18 +144,12 @@ async def test_one_request_is_enough_where_the_wire_gives_log_probabilities(labe
     assert judges.asked == [("weak", 0.0)] * 2
 
 
-@pytest.mark.parametrize(
-    ("said", "votes", "label", "requests", "confidence"),
-    [
-        (["passed"], 3, "passed", 2, 16 / 17),
-        (["passed", "failed", "failed"], 3, "failed", 3, 4 / 5),
-        (["failed", "passed", "failed"], 3, "failed", 3, 4 / 5),
-        (["failed", "passed"] * 2, 4, "failed", 4, 1 / 2),
-    ],
-)
-def test_votes_decide_elsewhere(
-    said: list[str | LLMError], votes: int, label: str, requests: int, confidence: float
-) -> None:
+@pytest.mark.parametrize(("said", "votes", "label", "requests", "confidence"), [
+    (["passed"], 3, "passed", 2, 16 / 17),
+    (["passed", "failed", "failed"], 3, "failed", 3, 4 / 5),
+    (["failed", "passed"] * 2, 4, "failed", 4, 1 / 2),
+])  # fmt: skip
+def test_votes_decide_elsewhere(said: list[Any], votes: int, label: str, requests: int, confidence: float) -> None:
     """Votes are sampled, and end when the outcome is settled; in a tie the label that was answered first wins."""
     judges = Judges({"mute": said})
     with judged(judges, models=["mute"]) as llm:
@@ -185,21 +173,16 @@ def test_a_verdict_that_is_not_sure_goes_to_a_better_model() -> None:
     assert attempt.reason == "weak was 60% sure, below min_confidence 0.8"
 
 
-def test_a_better_model_that_fails_leaves_what_is_known() -> None:
+def test_a_better_model_that_fails_or_costs_too_much_leaves_what_is_known() -> None:
     refused = errors.AuthenticationError("no", status=401)
     with judged(Judges({"weak": ["failed", refused], "good": [refused]}, {"weak": 0.6})) as llm:
         found = ask(llm, min_confidence=0.8)
         assert (found.label, isinstance(found.error, AllModelsFailedError)) == ("failed", True)
         with pytest.raises(AllModelsFailedError):
             ask(llm)
-
-
-def test_max_cost_and_deadline_hold_for_all_requests() -> None:
-    judges = Judges({"weak": ["failed"], "good": ["passed"]}, {"weak": 0.6, "good": 0.95})
-    with judged(judges, max_tokens=10) as llm:
+    with judged(Judges({"weak": ["failed"], "good": ["passed"]}, {"weak": 0.6}), max_tokens=10) as llm:
         found = ask(llm, min_confidence=0.8, max_cost="0.0029", deadline=60)
-    assert len(found.verdicts) == 1
-    assert "max_cost" in str(found.error)
+    assert (len(found.verdicts), "max_cost" in str(found.error)) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import pytest
 from fixtures_local import TINY, stored
 from manager_kit import config
-from pydantic import BaseModel
-from wire_proxy import WireProxy
 
 from testronaut_llm import Answer, ConfigError, InvalidRequestError, LLMError, LLMManager, OutputInvalidError
 from testronaut_llm.local.local_provider import Endpoint
@@ -20,23 +17,12 @@ from testronaut_llm.methods.compare import agreement_of, normalised
 from testronaut_llm.records import Usage
 from testronaut_llm.testing.fake import FakeLLM
 
-
-class Verdict(BaseModel):
-    passed: bool
-    reason: str
-
-
-def _row(**fields: Any) -> dict[str, Any]:
-    return {"model": "openai/fake", "price": {"input": 1, "output": 2}, **fields}
+ROW = {"model": "openai/fake", "price": {"input": 1, "output": 2}}
 
 
 @pytest.fixture
 def llm() -> FakeLLM:
-    return FakeLLM(config=config({"a": _row(), "b": _row(), "c": _row()}))
-
-
-def _answer(text: str) -> Answer[Any]:
-    return Answer(text=text, model="m", provider_model="p", response_model="r", task="t", usage=Usage())
+    return FakeLLM(config=config(dict.fromkeys("abc", ROW)))
 
 
 async def test_each_model_answers_under_its_name(llm: FakeLLM) -> None:
@@ -85,29 +71,30 @@ def test_cost_and_time_are_summed(llm: FakeLLM) -> None:
     answers: list[Any] = [row.results["a"] for row in found.prompts]
     assert found.totals[0].cost == sum(one.cost for one in answers) > 0
     assert found.totals[0].latency == sum(one.latency for one in answers)
-    unpriced = FakeLLM(config=config({"a": {"model": "openai/nobody-knows-it"}, "b": _row()}))
+    unpriced = FakeLLM(config=config({"a": {"model": "openai/nobody-knows-it"}, "b": ROW}))
     unpriced.reply("x")
     assert [one.cost is None for one in unpriced.compare("t", "p", models=["a", "b"]).totals] == [True, False]
 
 
 def test_validity_is_a_share_of_the_answers_with_a_schema(llm: FakeLLM) -> None:
     """An answer that breaks the schema counts against its model, a server's failure does not."""
-    good = {"passed": True, "reason": "ok"}
+    good = {"passed": True}
+    schema = {"type": "object", "properties": {"passed": {"type": "boolean"}}, "required": ["passed"]}
     llm.reply(good)
     llm.reply(lambda call: "no JSON" if call.messages[0].content == "two" else good, model="b")
     llm.reply(InvalidRequestError("no"), model="c")
-    found = llm.compare("t", ["one", "two"], models=["a", "b", "c"], schema=Verdict)
+    found = llm.compare("t", ["one", "two"], models=["a", "b", "c"], schema=schema)
     assert [one.valid for one in found.totals] == [1.0, 0.5, None]
     failed = found.prompts[1].results["b"]
     assert isinstance(getattr(failed, "last", failed), OutputInvalidError)
     spent: list[Any] = [attempt.cost for row in found.prompts for attempt in row.results["b"].attempts]
     assert found.totals[1].cost == sum(spent, Decimal(0)) > 0
-    assert found.prompts[0].results["a"].parsed == Verdict(passed=True, reason="ok")  # type: ignore[union-attr]
+    assert found.prompts[0].results["a"].parsed == good  # type: ignore[union-attr]
     llm.reply("x")
     assert llm.compare("t", "?", models=["a"]).totals[0].valid is None
 
 
-WRONG: list[tuple[str, Any, str]] = [
+@pytest.mark.parametrize(("name", "given", "named"), [
     ("models", ["a", "bb"], "bb"),
     ("models", [], "models"),
     ("models", "a", "models"),
@@ -117,17 +104,14 @@ WRONG: list[tuple[str, Any, str]] = [
     ("prompt", 3, "prompt"),
     ("concurrency", 0, "concurrency"),
     ("model", "a", "`compare` asks each of `models`"),
-]
-
-
-@pytest.mark.parametrize(("name", "given", "named"), WRONG)
+])  # fmt: skip
 def test_a_wrong_argument_is_refused_before_anything_is_sent(llm: FakeLLM, name: str, given: Any, named: str) -> None:
     with pytest.raises((ConfigError, InvalidRequestError), match=named):
         llm.compare(**{"task": "t", "prompt": "?", "models": ["a", "b"], name: given})
     assert llm.calls == []
 
 
-NORMALISED = [
+@pytest.mark.parametrize(("one", "other", "same"), [
     ("Yes,  it DOES.\n", "yes it does", True),
     ("\uff59\uff45\uff53", "yes", True),
     ("- one\n- two", "* one\n* two", True),
@@ -135,57 +119,44 @@ NORMALISED = [
     ("it is -5", "it is 5", False),
     ("C++", "C", False),
     ("?", "!", False),
-]
-
-
-@pytest.mark.parametrize(("one", "other", "same"), NORMALISED)
+])  # fmt: skip
 def test_texts_are_compared_without_their_form(one: str, other: str, same: bool) -> None:
     assert (normalised(one) == normalised(other)) is same
 
 
-FIELDS: list[tuple[list[str], bool | None, tuple[str, ...], tuple[str, ...]]] = [
-    (['{"a": 1, "b": [2, 3]}', '{"b":[2,3],"a":1.0}'], True, ("$.a", "$.b[0]", "$.b[1]"), ()),
-    (['{"a": 1, "b": 2}', '{"a": 1, "b": 3}'], False, ("$.a",), ("$.b",)),
-    (['{"a": 1}', '{"a": 1, "b": null}'], False, ("$.a",), ("$.b",)),
-    (['{"a": 1}', '{"a": true}'], False, (), ("$.a",)),
-    (['{"a": []}', '{"a": {}}'], False, (), ("$.a",)),
-    (["[1]", "[1, 2]"], False, ("$[0]",), ("$[1]",)),
-    (['```json\n{"a": 1}\n```', '{"a": 1}'], True, ("$.a",), ()),
-    (['{"a": 1}', "prose"], None, (), ()),
-]
+@pytest.mark.parametrize(("texts", "expected"), [
+    (['{"a": 1, "b": [2, 3]}', '{"b":[2,3],"a":1.0}'], (True, ("$.a", "$.b[0]", "$.b[1]"), ())),
+    (['{"a": 1, "b": 2}', '{"a": 1, "b": 3}'], (False, ("$.a",), ("$.b",))),
+    (['{"a": 1}', '{"a": 1, "b": null}'], (False, ("$.a",), ("$.b",))),
+    (['{"a": 1}', '{"a": true}'], (False, (), ("$.a",))),
+    (['{"a": []}', '{"a": {}}'], (False, (), ("$.a",))),
+    (["[1]", "[1, 2]"], (False, ("$[0]",), ("$[1]",))),
+    (['```json\n{"a": 1}\n```', '{"a": 1}'], (True, ("$.a",), ())),
+    (['{"a": 1}', "prose"], (None, (), ())),
+])  # fmt: skip
+def test_json_agrees_field_by_field(texts: list[str], expected: tuple[Any, ...]) -> None:
+    """Expects whether all is equal, the equal fields and the different ones."""
+    facts: Any = {"model": "m", "provider_model": "p", "response_model": "r", "task": "t", "usage": Usage()}
+    found = agreement_of([Answer(text=text, **facts) for text in texts])
+    assert (found.json, found.same, found.different) == expected
 
 
-@pytest.mark.parametrize(("texts", "json_agrees", "same", "different"), FIELDS)
-def test_json_agrees_field_by_field(
-    texts: list[str], json_agrees: bool | None, same: tuple[str, ...], different: tuple[str, ...]
+def test_the_same_weights_agree_behind_every_wire(
+    embedded_server: Endpoint, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = agreement_of([_answer(text) for text in texts])
-    assert (found.json, found.same, found.different) == (json_agrees, same, different)
-
-
-@pytest.fixture
-def every_wire(embedded_server: Endpoint, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LLMManager]:
-    """A manager that reaches the same weights over each wire of one real server, and as `embedded/`."""
+    """Of one real server, and of `embedded/`, which starts another; `test_wires.py` has recordings of Azure's wires."""
     store, base = ModelStore(), embedded_server.api_base
     store.folder.parent.mkdir(parents=True)
     stored(store, tiny_gguf)
     monkeypatch.setenv("SERVER_TOKEN", embedded_server.token)
     served = {"api_key_env": "SERVER_TOKEN", "context_window": 4096, "max_output": 1024}
-    with WireProxy(base) as azure:
-        models: dict[str, dict[str, Any]] = {
-            "openai": {"model": f"openai/{TINY}", "api_base": base, **served},
-            "anthropic": {"model": f"anthropic/{TINY}", "api_base": base.removesuffix("/v1"), **served},
-            "azure": {"model": f"azure/{TINY}", "api_base": azure.url, "api_version": "2024-10-21", **served},
-            "azure-v1": {"model": f"azure/{TINY}", "api_base": azure.url, "api_version": "v1", **served},
-            "embedded": {"model": f"embedded/{TINY}"},
-        }
-        with LLMManager(config=config(models, max_tokens=400, temperature=0)) as llm:
-            yield llm
-
-
-def test_the_same_weights_agree_behind_every_wire(every_wire: LLMManager) -> None:
-    prompts = ["list files", "What is a test plan?"]
-    found = every_wire.compare("t", prompts, models=list(every_wire.config.models), concurrency=2)
+    models: dict[str, dict[str, Any]] = {
+        "openai": {"model": f"openai/{TINY}", "api_base": base, **served},
+        "anthropic": {"model": f"anthropic/{TINY}", "api_base": base.removesuffix("/v1"), **served},
+        "embedded": {"model": f"embedded/{TINY}"},
+    }
+    with LLMManager(config=config(models, max_tokens=400, temperature=0)) as llm:
+        found = llm.compare("t", ["list files", "What is a test plan?"], models=list(models), concurrency=2)
     assert [error for row in found.prompts for error in row.results.values() if isinstance(error, LLMError)] == []
     assert (found.exact, found.normalised) == (True, True)
     assert len({row.results["openai"].text for row in found.prompts}) > 1  # type: ignore[union-attr]

@@ -18,12 +18,11 @@ from testronaut_llm.errors import InvalidRequestError, LLMError, UnknownTaskErro
 from testronaut_llm.money.token_counter import count
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
-USAGE = (20, 10)
 
 
 @pytest.fixture
 def server(api: Callable[..., Api]) -> Api:
-    return api("a", faults.good("an answer", usage=USAGE))
+    return api("a", faults.good("an answer", usage=(20, 10)))
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def test_it_sums_each_model_and_the_route(llm: LLMManager, server: Api) -> None:
 
 
 def test_stored_and_repeated_prompts_cost_nothing(llm: LLMManager) -> None:
-    """Stored and repeated prompts cost nothing, unless with `refresh` or `off`; `only` sends none."""
+    """Unless with `refresh` or `off`; `only` sends none."""
     llm.complete("t", "stored")
     before = llm.session
     prompts = ["stored", "new", "new", "newer"]
@@ -90,14 +89,11 @@ def test_a_wrong_argument_is_an_error(llm: LLMManager) -> None:
             llm.estimate(task, prompts, **options)
 
 
-@pytest.mark.parametrize(
-    ("limits", "fits", "limit"),
-    [
-        ({"per_call": "0.01"}, True, ""),
-        ({"per_call": "0.01", "per_day": "0.00045"}, False, "budget.per_day"),
-        ({"per_day": "1", "total": "0.5"}, True, "budget.total"),
-    ],
-)
+@pytest.mark.parametrize(("limits", "fits", "limit"), [
+    ({"per_call": "0.01"}, True, ""),
+    ({"per_call": "0.01", "per_day": "0.00045"}, False, "budget.per_day"),
+    ({"per_day": "1", "total": "0.5"}, True, "budget.total"),
+])  # fmt: skip
 def test_it_says_what_the_budget_leaves(server: Api, limits: dict[str, str], fits: bool, limit: str) -> None:
     with manager({"a": model("openai", server)}, budget=limits, max_tokens=20) as llm:
         spent = llm.complete("t", "first").cost or Decimal(0)
@@ -107,7 +103,6 @@ def test_it_says_what_the_budget_leaves(server: Api, limits: dict[str, str], fit
 
 
 def test_the_batch_then_costs_what_was_estimated(llm: LLMManager, server: Api) -> None:
-
     def answer(exchange: Exchange) -> None:
         text = exchange.request.body["messages"][-1]["content"]
         faults.good(usage=(count("o200k", text) + 7, 100 + len(text) % 40))(exchange)
@@ -123,7 +118,6 @@ def test_the_batch_then_costs_what_was_estimated(llm: LLMManager, server: Api) -
 
 
 def test_prompts_are_not_kept(llm: LLMManager) -> None:
-
     def prompts(many: int) -> Iterator[str]:
         return (f"{number} {'word ' * 4000}" for number in range(many))
 
@@ -138,8 +132,7 @@ def test_prompts_are_not_kept(llm: LLMManager) -> None:
     assert most < 2_000_000, most  # the prompts are 4 MB
 
 
-async def test_the_async_form_is_the_same(llm: LLMManager) -> None:
-    """The event loop goes on: prompts are read in another thread."""
+async def test_the_async_form_is_the_same_and_reads_prompts_in_another_thread(llm: LLMManager) -> None:
     readers = set()
 
     def prompts() -> Iterator[str]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,9 @@ import pytest
 from fault_server import Exchange
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from manager_kit import Make, manager, model
+from manager_kit import Make, Run, manager, model
 
 from testronaut_llm import Answer, LLMError
-from testronaut_llm.cli import main
 from testronaut_llm.cli.options import prompt_of
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.gguf import GgufHeader, read_header
@@ -30,16 +27,14 @@ some = settings(max_examples=15, deadline=None, suppress_health_check=list(Healt
 many = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
-NAMES = (
+names = st.sampled_from((
     "choices", "message", "content", "delta", "usage", "error", "type", "text", "finish_reason",
     "prompt_tokens", "done", "index", "id", "model", "role",
-)  # fmt: skip
-names = st.sampled_from(NAMES)
+))  # fmt: skip
 bodies = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=5), max_leaves=12
 )
 raw = st.binary(max_size=60) | bodies.map(lambda value: json.dumps(value).encode())
-events = st.lists(raw, max_size=5)
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -52,7 +47,7 @@ def test_any_body_is_an_answer_or_an_error(api: Make, wire: str, status: int, bo
 
 
 @pytest.mark.parametrize("wire", WIRES)
-@given(lines=events)
+@given(lines=st.lists(raw, max_size=5))
 @some
 def test_any_stream_is_an_answer_or_an_error(api: Make, wire: str, lines: list[bytes]) -> None:
     kind = "application/x-ndjson" if wire == "ollama" else "text/event-stream"
@@ -74,20 +69,11 @@ def _ended(call: Callable[..., Any], *arguments: str) -> None:
     assert isinstance(result, Answer | list | str)
 
 
-PROMPTS = {
-    "a lone surrogate": "\ud83d",
-    "NUL": "a\x00b",
-    "a megabyte": "word " * 200_000,
-    "right to left": "\u202e\u2066abc",
-    "an emoji of many": "\U0001f469\u200d\U0001f469\u200d\U0001f466" * 50,
-}
-
-
 @pytest.mark.parametrize("wire", WIRES)
 def test_odd_prompts_are_sent_or_refused(api: Make, wire: str) -> None:
     a = api("a", faults.good("fine"))
     with manager({"m": model(wire, a, context_window=50_000_000)}, cache="use", retries=0, timeout=60) as llm:
-        for prompt in PROMPTS.values():
+        for prompt in ("\ud83d", "a\x00b", "word " * 200_000, "\u202e\u2066abc", "\U0001f469\u200d\U0001f466" * 50):
             a.asked.clear()
             for _ in range(2):
                 _ended(llm.complete, "t", prompt)
@@ -96,13 +82,11 @@ def test_odd_prompts_are_sent_or_refused(api: Make, wire: str) -> None:
 
 @given(data=st.data())
 @many
-def test_a_damaged_model_header_is_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path, data: Any
-) -> None:
+def test_a_damaged_model_header_is_read_or_refused(tmp_path: Path, tiny_gguf: Path, data: Any) -> None:
     whole = bytearray(tiny_gguf.read_bytes()[:20_000])
     for _ in range(data.draw(st.integers(1, 8))):
         whole[data.draw(st.integers(0, 600))] = data.draw(st.integers(0, 255))
-    path = tmp_path_factory.getbasetemp() / "fuzzed.gguf"
+    path = tmp_path / "fuzzed.gguf"
     path.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
     with contextlib.suppress(LocalModelError):
         assert isinstance(read_header(path), GgufHeader)
@@ -129,17 +113,8 @@ arguments = st.lists(st.sampled_from(WORDS) | st.text(max_size=6).filter(lambda 
 @given(given_arguments=arguments)
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_command_line_ends_with_a_code_and_no_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given_arguments: list[str]
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given_arguments: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["testronaut-llm", *given_arguments])
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hi"), "utf-8"))
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            main()
-            code: Any = 0
-        except SystemExit as ended:
-            code = ended.code or 0
-    assert code in (0, 1, 2, 3), (given_arguments, err.getvalue())
-    assert "Traceback" not in err.getvalue()
+    code, _, err = run(*given_arguments, stdin="hi")
+    assert code in (0, 1, 2, 3), (given_arguments, err)

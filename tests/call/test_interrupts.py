@@ -6,7 +6,7 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ def dripping_headers(exchange: Exchange) -> None:
 
 
 def managed(api: Any, wire: str = "openai", **task: Any) -> LLMManager:
-    """A manager of one model with one slot and a budget."""
     return manager({"m": model(wire, api, limits={"concurrency": 1})}, budget={"per_day": 1}, **task)
 
 
@@ -45,17 +44,13 @@ def check(llm: LLMManager, *, attempts: int = 1) -> None:
     assert (count, unsettled) == (attempts, 0)
 
 
-SLOW: list[tuple[str, Any, str]] = [
+@pytest.mark.parametrize(("wire", "slow", "mode"), [
     *(("openai", faults.silent, mode) for mode in MODES),
     ("openai", dripping_headers, "complete"),
     ("openai", faults.stalled_stream, "stream"),
     *((wire, faults.dripping(0.02, text="x" * 5000), "stream") for wire in WIRES),
-]
-
-
-@pytest.mark.parametrize(("wire", "slow", "mode"), SLOW)
+])  # fmt: skip
 async def test_a_deadline_ends_a_call_with_any_server(api: Make, wire: str, slow: Any, mode: str) -> None:
-    """A call whose server sends nothing, or a byte now and then, raises LLMTimeoutError soon after its deadline."""
     a = api("a", slow)
     async with managed(a, wire, timeout=60) as llm:
         began = time.monotonic()
@@ -150,7 +145,6 @@ def test_closing_the_manager_ends_the_calls_of_other_threads(api: Make) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_stream_that_is_closed_early_is_settled(api: Make, wire: str) -> None:
-    """Closing a stream after a piece is no error; it has no answer and no more pieces."""
     a = api("a", faults.stalled_stream)
     with managed(a, wire) as llm:
         with llm.stream("t", "hi") as stream:
@@ -186,15 +180,6 @@ def test_calls_that_time_out_leave_no_descriptors(api: Make) -> None:
 STEPS = range(13)
 
 
-@pytest.fixture
-def llm(api: Make) -> Iterator[LLMManager]:
-    """A manager whose calls wait in line, send, fail, pause, send again and store."""
-    a = api("a", faults.error("rate_limit", headers={"retry-after-ms": "1"}), faults.good("fine"))
-    row = model("openai", a, limits={"concurrency": 1, "rpm": 1000})
-    with manager({"m": row}, cache="use", retries=2, timeout=20) as made:
-        yield made
-
-
 class Halt:
     """Stops a call at one of its steps, counting from the first, until it is cancelled."""
 
@@ -228,11 +213,14 @@ class Halt:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("step", STEPS)
-def test_an_interrupt_at_each_step(llm: LLMManager, monkeypatch: pytest.MonkeyPatch, step: int, mode: str) -> None:
-    """After Ctrl-C or cancellation at any step nothing is open, and the next call is answered at once."""
-    with monkeypatch.context() as patch:
-        ended = interrupted(llm, mode, lambda interrupt: Halt(patch, step, interrupt))
-    assert ended is (step < STEPS[-1])  # at the last number, no step is left
-    assert is_idle(llm)
-    assert booked(llm)[1] == 0
-    assert llm.complete("t", "hi", deadline=9).text == "fine"
+def test_an_interrupt_at_each_step(api: Make, monkeypatch: pytest.MonkeyPatch, step: int, mode: str) -> None:
+    """The call waits in line, sends, fails, pauses, sends again and stores."""
+    a = api("a", faults.error("rate_limit", headers={"retry-after-ms": "1"}), faults.good("fine"))
+    row = model("openai", a, limits={"concurrency": 1, "rpm": 1000})
+    with manager({"m": row}, cache="use", retries=2, timeout=20) as llm:
+        with monkeypatch.context() as patch:
+            ended = interrupted(llm, mode, lambda interrupt: Halt(patch, step, interrupt))
+        assert ended is (step < STEPS[-1])  # at the last number, no step is left
+        assert is_idle(llm)
+        assert booked(llm)[1] == 0
+        assert llm.complete("t", "hi", deadline=9).text == "fine"

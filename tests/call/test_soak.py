@@ -45,7 +45,6 @@ def unreliable(seed: int) -> Reply:
 
 
 def managed(api: Make) -> LLMManager:
-    """A manager of three wires behind such servers, with a budget and no cache."""
     rows = {wire: model(wire, api(wire, unreliable(n))) for n, wire in enumerate(("openai", "anthropic", "azure"))}
     return manager(rows, retries=2, timeout=30, budget={"per_day": 1000})
 
@@ -59,7 +58,6 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_many_calls_to_failing_servers(api: Make) -> None:
-    """With a fifth of requests failing, each call is an answer or an error of ours, and the ledger is correct."""
     calls = 20_000 if "SOAK_ROUNDS" in os.environ else 100
     with managed(api) as llm:
         results = llm.batch("t", (f"hi {n}" for n in range(calls)), concurrency=16)
@@ -75,7 +73,6 @@ def test_many_calls_to_failing_servers(api: Make) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors")
 @pytest.mark.filterwarnings("error::ResourceWarning")
 def test_nothing_piles_up_over_calls_and_event_loops(api: Make) -> None:
-
     def held() -> tuple[int, int]:
         gc.collect()
         return psutil.Process().num_fds(), threading.active_count()

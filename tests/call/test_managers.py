@@ -1,9 +1,10 @@
-"""Two managers in one process share no files, keys, connections, limits, cooldowns, money, log or prices."""
+"""Managers share no files, keys, connections, limits, cooldowns, money, log or prices, and their threads end."""
 
 from __future__ import annotations
 
 import gc
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from decimal import Decimal
@@ -16,6 +17,8 @@ from manager_kit import Make, model, program
 
 from testronaut_llm import BudgetExceededError, LLMManager, errors
 from testronaut_llm.limits.rules import FAILURES
+from testronaut_llm.loop import Loop
+from testronaut_llm.testing.fake import FakeLLM
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 Open = Callable[..., LLMManager]
@@ -144,3 +147,75 @@ def test_a_manager_that_is_not_closed_warns_of_nothing(tmp_path: Path, way: str)
     (tmp_path / "llm.yaml").write_text(json.dumps({"models": {"m": row}, "tasks": {"t": {"models": ["m"]}}}))
     done = program("-W", "ignore", "-W", "error::ResourceWarning", "-c", UNCLOSED, way, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_one_thread_starts_with_the_first_call_and_ends_with_its_manager() -> None:
+    before, llm = set(threading.enumerate()), FakeLLM()  # managers of other tests may not have been collected yet
+
+    def loops() -> int:
+        return sum(one.name == "testronaut-llm-loop" for one in set(threading.enumerate()) - before)
+
+    llm.reply("x")
+    assert loops() == 0
+    for _ in range(2):
+        llm.complete(None, "hi")
+        assert loops() == 1
+    llm.close()
+    assert loops() == 0
+    llm.complete(None, "hi")
+    assert loops() == 1
+    del llm
+    gc.collect()
+    assert loops() == 0
+
+
+def test_system_exit_reaches_the_caller() -> None:
+    def leave(_: object) -> bool:
+        raise SystemExit(3)
+
+    with FakeLLM() as llm:
+        llm.reply("x")
+        with pytest.raises(SystemExit):
+            llm.complete(None, "hi", accept=leave)
+        assert llm.complete(None, "hi").text == "x"
+
+
+def test_work_cancelled_before_it_starts_ends_with_an_error() -> None:
+    loop, begun, blocked = Loop(), threading.Event(), threading.Event()
+
+    async def block() -> None:
+        begun.set()
+        blocked.wait(10)
+
+    loop.start(block())
+    assert begun.wait(10)
+    running = loop.start(block())
+    running.cancel()
+    blocked.set()
+    with pytest.raises(errors.LLMError, match="closed before the call ended"):
+        running.result()
+    loop.close()
+
+
+AT_EXIT = """
+import atexit
+from testronaut_llm import LLMError
+from testronaut_llm.testing.fake import FakeLLM
+llm = FakeLLM()
+llm.reply("x")
+def ask():
+    for call in (lambda: llm.complete(None, "hi"), lambda: list(llm.stream(None, "hi"))):
+        try:
+            call()
+        except LLMError as error:
+            print(error)
+atexit.register(ask)
+"""
+
+
+@pytest.mark.parametrize("before", ["", "llm.complete(None, 'hi')"])
+def test_a_call_while_the_program_ends_is_an_error(before: str) -> None:
+    """A call from an atexit handler raises an LLMError, since Python starts no thread then."""
+    done = program("-c", AT_EXIT + before)
+    assert done.stdout.count("the program is ending, so no model can be asked") == 2, done.stderr
+    assert "Traceback" not in done.stderr
