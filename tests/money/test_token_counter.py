@@ -225,7 +225,7 @@ def test_memory_and_file_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_damaged_line_is_skipped(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     learn(TokenCounter(path), 70)
     with path.open("ab") as file:
-        file.write(b'{\n[]\n3\n["xai:grok-9", "x", 1, "t", "m", 2]\n[[], 1, 1, "t", "m", 2]\n\xff\n' + b"[" * 99_999 + b"\n")
+        file.write(b"[" * 99_999 + b'\n{\n[]\n3\n["xai:grok-9", "x", 1, "t", "m", 2]\n[[], 1, 1, "t", "m", 2]\n\xff\n')
     learn(TokenCounter(path), 80)
     assert points(path) == [70, 80]
     assert caplog.text.count("token_memory_unreadable") == 2  # one for each counter
