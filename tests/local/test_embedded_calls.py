@@ -1,4 +1,4 @@
-"""`private: true` in a whole process: keys are set, cloud models are listed, and no connection leaves loopback."""
+"""Calls of an embedded model: in each mode, and of a private task in a whole process, which stays on loopback."""
 
 from __future__ import annotations
 
@@ -9,11 +9,48 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 from fixtures_local import TINY, stored
+from manager_kit import MODES, ask, manager
+from pydantic import BaseModel
 
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.support.paths import make_folder
+
+
+class Verdict(BaseModel):
+    passed: bool
+
+
+@pytest.mark.usefixtures("home")
+async def test_a_call_in_each_mode() -> None:
+    texts = ["list files", "remove files", "list files"]
+    async with manager({"m": {"model": f"embedded/{TINY}"}}, max_tokens=400, retries=0) as llm:
+        answers = [await ask(llm, mode, "list files") for mode in MODES]
+        shaped = [await ask(llm, mode, "Did it pass?", schema=Verdict) for mode in MODES[:2]]
+        vectors = [llm.embed("t", texts).vectors, (await llm.aembed("t", texts)).vectors]
+    for answer in answers:
+        assert answer.text == answers[0].text != ""
+        assert (answer.finish_reason, answer.cost, answer.usage.estimated) == ("stop", 0, False)
+        assert min(answer.usage.prompt_tokens, answer.usage.completion_tokens) > 0
+    assert [(type(one.parsed), len(one.attempts)) for one in shaped] == [(Verdict, 1)] * 2
+    assert vectors[0] == vectors[1]
+    assert [len(vector) for vector in vectors[0]] == [64] * 3
+    assert vectors[0][0] == vectors[0][2] != vectors[0][1]
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(("of_model", "of_provider", "slots"), [(2, None, 2), (None, 2, 2), (None, None, 1)])
+def test_there_are_as_many_slots_as_the_limits_let_through(of_model: Any, of_provider: Any, slots: int) -> None:
+    row = {"model": f"embedded/{TINY}", "limits": {"concurrency": of_model}}
+    with manager({"m": row}, limits={"embedded": {"concurrency": of_provider}}, max_tokens=200) as llm:
+        llm.warm_up("m")
+        assert llm.complete("t", "hi").text
+        (server,) = llm._caller.services.local.runner.pool.servers.values()
+    assert server.settings["slots"] == slots
+
 
 PROVIDERS = ("OPENAI", "ANTHROPIC", "AZURE", "GEMINI", "MISTRAL", "GROQ")
 KEYS = {f"{name}_API_KEY": "sk-canary-0123456789abcdefghijklmn" for name in PROVIDERS}
