@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures_local import TINY, stored
+from fixtures_local import TINY
 from manager_kit import MODES, ask, manager
 from pydantic import BaseModel
-
-from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.support.paths import make_folder
 
 
 class Verdict(BaseModel):
@@ -63,26 +60,19 @@ sys.addaudithook(watch)
 from testronaut_llm.cli import main
 main()
 """
-CLOUD = (
-    "openai/gpt-4o-mini, anthropic/claude-haiku-4-5, azure/deployment, gemini/gemini-2.5-flash, mistral/mistral-small"
-)
+CLOUD = "openai/gpt-4o-mini, anthropic/claude-haiku-4-5, azure/deployment, gemini/gemini-2.5-flash, mistral/small"
 
 
-def test_a_private_task_speaks_to_loopback_only(tmp_path: Path, tiny_gguf: Path) -> None:
-    """Keys are set and cloud models are listed first. All names and addresses that Python contacts are checked.
-
-    With strace, those of the model server are checked, too.
-    """
-    stored(ModelStore(make_folder(tmp_path / "data") / "models"), tiny_gguf)
+@pytest.mark.usefixtures("home")
+def test_a_private_task_speaks_to_loopback_only(tmp_path: Path) -> None:
+    """Keys are set and cloud models are listed first. With strace, contacts of the model server are checked, too."""
     file, trace = tmp_path / "llm.yaml", tmp_path / "trace"
-    models = f"[{CLOUD}, embedded/{TINY}]"
-    file.write_text(f"version: 1\ntasks:\n  t: {{private: true, strategy: as_listed, models: {models}}}\n")
+    file.write_text(f"tasks:\n  t: {{private: true, strategy: as_listed, models: [{CLOUD}, embedded/{TINY}]}}\n")
     strace = ["strace", "-f", "-q", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(trace)]
     may_trace = shutil.which("strace") and not subprocess.run([*strace, "true"], check=False, stderr=-3).returncode
     command = [sys.executable, "-c", WATCHED, "run", "t", "hello there", "--config", str(file)]
-    home = {"TESTRONAUT_LLM_HOME": str(tmp_path), "HOME": str(tmp_path)}
-    variables = os.environ | home | KEYS | {"AZURE_API_BASE": "https://a.openai.azure.com"}
     command = [*(strace if may_trace else []), *command]
+    variables = os.environ | KEYS | {"AZURE_API_BASE": "https://a.openai.azure.com"}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=110, check=False)
     assert (done.returncode, bool(done.stdout.strip())) == (0, True), done.stderr
     contacts = [line for line in done.stderr.splitlines() if line.startswith("socket.")]
