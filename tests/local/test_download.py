@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -77,7 +76,7 @@ def site(httpserver: HTTPServer, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture
 def hub(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setenv("HF_ENDPOINT", f"{site.address}/")
-    monkeypatch.setenv("HF_TOKEN", "hf_sentinel")
+    monkeypatch.setenv("HF_TOKEN", "\ufeffhf_sentinel\r\n")
     return site
 
 
@@ -170,27 +169,21 @@ def test_a_body_without_end_stops_when_the_disk_is_full(
         fetch(site.pinned, store=empty)
 
 
-def test_the_hub_gets_revision_and_token(empty: ModelStore, hub: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "\ufeffhf_sentinel\r\n")
-    fetch("hf://owner/repo@abc123/sub/Model-Q4.gguf", store=empty)
-    path, headers = hub.requests[0]
-    assert (path, headers["Authorization"]) == ("/owner/repo/resolve/abc123/sub/Model-Q4.gguf", "Bearer hf_sentinel")
-    assert [(m.name, m.source) for m in empty.list()] == [("model-q4", "hf://owner/repo@abc123/sub/Model-Q4.gguf")]
-
-
-def test_the_token_is_not_sent_to_another_host(empty: ModelStore, hub: Site) -> None:
-    digest = hashlib.sha256(hub.data).hexdigest()
+def test_the_hub_gets_revision_and_token_and_another_host_does_not(empty: ModelStore, hub: Site) -> None:
+    digest, source = hashlib.sha256(hub.data).hexdigest(), "hf://owner/repo@abc123/sub/Model-Q4.gguf"
     with HTTPServer() as elsewhere:
         storage = Site(elsewhere, hub.data)
         storage.script = [cut_at_half]
         hub.script = [status(302, Location=storage.url, X_Linked_Etag=f'"{digest}"')] * 2
-        fetch("hf://owner/repo/m.gguf", store=empty)
+        fetch(source, store=empty)
         assert [headers.get("Authorization") for _, headers in storage.requests] == [None, None]
         assert storage.requests[1][1]["Range"] == f"bytes={len(hub.data) // 2}-"
         hub.script = [status(302, Location=storage.url, X_Linked_Etag=f'"{"0" * 64}"')]
         with pytest.raises(LocalModelError, match=r"expected .* bytes with 0{64}"):
-            fetch("hf://owner/repo/m.gguf", store=empty, name="other")
-    assert [model.sha256 for model in empty.list()] == [digest]
+            fetch(source, store=empty, name="other")
+    path, headers = hub.requests[0]
+    assert (path, headers["Authorization"]) == ("/owner/repo/resolve/abc123/sub/Model-Q4.gguf", "Bearer hf_sentinel")
+    assert [(model.name, model.source, model.sha256) for model in empty.list()] == [("model-q4", source, digest)]
     assert not list(empty.folder.glob(".parts/other/*.part"))
 
 
@@ -222,7 +215,7 @@ def test_what_is_not_fetched_from_the_hub_is_explained(
     assert empty.list() == ()
 
 
-def test_a_pull_that_was_killed_continues_where_it_was(site: Site, tmp_path: Path) -> None:
+def test_a_pull_that_was_killed_continues_where_it_was(site: Site) -> None:
     half, stop = len(site.data) // 2, threading.Event()
 
     def stalls() -> Iterator[bytes]:
@@ -231,15 +224,14 @@ def test_a_pull_that_was_killed_continues_where_it_was(site: Site, tmp_path: Pat
 
     site.script = [lambda *_: Response(stalls(), 200, {"Content-Length": str(len(site.data)), "ETag": site.tag})]
     command = ["-c", "from testronaut_llm.cli import main; main()", "models", "pull", site.pinned]
-    environment = {**os.environ, "TESTRONAUT_LLM_HOME": str(tmp_path)}
-    store = ModelStore(tmp_path / "data" / "models")
+    store = ModelStore()
     part = store.folder / ".parts" / "m" / "model.part"
-    with subprocess.Popen([sys.executable, *command], env=environment, stderr=subprocess.DEVNULL) as killed:
+    with subprocess.Popen([sys.executable, *command], stderr=subprocess.DEVNULL) as killed:
         assert eventually(lambda: size_of(part) == half)
         killed.kill()
     stop.set()
     assert (size_of(part), store.list()) == (half, ())
-    again = program(*command, env=environment)
+    again = program(*command)
     assert again.returncode == 0, again.stderr
     assert [headers.get("Range") for _, headers in site.requests] == [None, f"bytes={half}-"]
     assert [model.sha256 for model in store.list()] == [site.pinned.rpartition("=")[2]]

@@ -7,43 +7,41 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from subprocess import PIPE, Popen
 
 import httpx
 import psutil
 import pytest
 from fixtures_local import TINY, LocalModel, chat, post, stored
-from manager_kit import MODES, ask, eventually, manager
-from pydantic import BaseModel
+from manager_kit import eventually
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import embedded_child, local_provider, machine
-from testronaut_llm.local.local_provider import EmbeddedRunner, Endpoint, embedded_missing
+from testronaut_llm.local.local_provider import EmbeddedRunner, Endpoint
 from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.providers.row import Present
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc and PR_SET_PDEATHSIG")
 
 MODEL = LocalModel()
-Script = Callable[[str], subprocess.Popen[str]]
 HELLO = "Say hello."
 
 
 @pytest.fixture
 def runner(store: ModelStore) -> Iterator[EmbeddedRunner]:
-    runner = EmbeddedRunner(store)
-    yield runner
-    runner.close()
+    with closing(EmbeddedRunner(store)) as runner:
+        yield runner
 
 
-def pid_of(runner: EmbeddedRunner) -> int:
+def pid_of(runner: EmbeddedRunner, model: LocalModel = MODEL) -> int:
+    """Returns the process of the only server, which is started unless it runs."""
+    runner.endpoint(model)
     (server,) = runner.pool.servers.values()
     return server._process.pid if server._process else 0
 
@@ -70,27 +68,20 @@ def start():
 """
 
 
-@pytest.fixture
-def script(store: ModelStore) -> Iterator[Script]:
-    """Starts another Python process that runs SCRIPT and then some lines."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(body: str) -> subprocess.Popen[str]:
-        folders = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
-        # From Python 3.12 on, a fork of a process with threads is warned of.
-        variables = {"PYTHONPATH": os.pathsep.join(folders), "PYTHONWARNINGS": "ignore::DeprecationWarning"}
-        command = [sys.executable, "-c", SCRIPT + body, str(store.folder)]
-        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        started.append(subprocess.Popen(command, env=os.environ | variables, text=True, **pipes))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+@contextmanager
+def script(store: ModelStore, body: str) -> Iterator[Popen[str]]:
+    """Another Python process that runs SCRIPT and then `body`."""
+    quiet = "ignore::DeprecationWarning"  # from Python 3.12 on, a fork of a process with threads is warned of
+    variables = {"PYTHONPATH": str(Path(__file__).parents[1] / "support"), "PYTHONWARNINGS": quiet}
+    command = [sys.executable, "-c", SCRIPT + body, str(store.folder)]
+    with Popen(command, env=os.environ | variables, text=True, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def numbers(process: subprocess.Popen[str]) -> list[int]:
+def numbers(process: Popen[str]) -> list[int]:
     return [int(word) for word in process.stdout.readline().split()]
 
 
@@ -116,23 +107,13 @@ def test_each_slot_has_the_whole_context_and_no_prompt_is_cut(runner: EmbeddedRu
     assert (caught.value.code, error["type"], error["n_ctx"]) == (400, "exceed_context_size_error", 512)
 
 
-@pytest.mark.usefixtures("home")
-@pytest.mark.parametrize(("of_model", "of_provider", "slots"), [(2, None, 2), (None, 2, 2), (None, None, 1)])
-def test_there_are_as_many_slots_as_the_limits_let_through(of_model: Any, of_provider: Any, slots: int) -> None:
-    row = {"model": f"embedded/{TINY}", "limits": {"concurrency": of_model}}
-    with manager({"m": row}, limits={"embedded": {"concurrency": of_provider}}, max_tokens=200) as llm:
-        llm.warm_up("m")
-        assert llm.complete("t", "hi").text
-        (server,) = llm._caller.services.local.runner.pool.servers.values()
-    assert server.settings["slots"] == slots
-
-
-def test_threads_share_one_server(runner: EmbeddedRunner) -> None:
-    """Concurrent first callers start one process; it outlives the thread that started it."""
+def test_threads_share_one_server_that_outlives_them_and_a_ctrl_c(runner: EmbeddedRunner) -> None:
     with ThreadPoolExecutor(8) as pool:
         endpoints = list(pool.map(lambda _: runner.endpoint(MODEL), range(16)))
     assert {endpoint.token for endpoint in endpoints} == {endpoints[0].token}
     pid = pid_of(runner)
+    assert os.getpgid(pid) != os.getpgid(0)
+    os.kill(pid, signal.SIGINT)
     time.sleep(0.3)
     assert works(runner)
     assert pid_of(runner) == pid
@@ -152,44 +133,13 @@ def test_the_child_knows_no_secret_and_shows_no_token(runner: EmbeddedRunner, mo
     assert (folder / "oom_score_adj").read_text().strip() == "1000"
 
 
-def test_a_ctrl_c_in_the_terminal_is_for_the_parent(runner: EmbeddedRunner) -> None:
-    runner.endpoint(MODEL)
-    pid = pid_of(runner)
-    assert os.getpgid(pid) != os.getpgid(0)
-    os.kill(pid, signal.SIGINT)
-    assert works(runner)
-    assert pid_of(runner) == pid
-
-
-class Verdict(BaseModel):
-    passed: bool
-
-
-@pytest.mark.usefixtures("home")
-async def test_a_call_in_each_mode() -> None:
-    texts = ["list files", "remove files", "list files"]
-    async with manager({"m": {"model": f"embedded/{TINY}"}}, max_tokens=400, retries=0) as llm:
-        answers = [await ask(llm, mode, "list files") for mode in MODES]
-        shaped = [await ask(llm, mode, "Did it pass?", schema=Verdict) for mode in MODES[:2]]
-        vectors = [llm.embed("t", texts).vectors, (await llm.aembed("t", texts)).vectors]
-    for answer in answers:
-        assert answer.text == answers[0].text != ""
-        assert (answer.finish_reason, answer.cost, answer.usage.estimated) == ("stop", 0, False)
-        assert min(answer.usage.prompt_tokens, answer.usage.completion_tokens) > 0
-    assert [(type(one.parsed), len(one.attempts)) for one in shaped] == [(Verdict, 1)] * 2
-    assert vectors[0] == vectors[1]
-    assert [len(vector) for vector in vectors[0]] == [64] * 3
-    assert vectors[0][0] == vectors[0][2] != vectors[0][1]
-
-
 def test_an_idle_server_ends_and_the_next_call_starts_another(store: ModelStore) -> None:
-    runner = EmbeddedRunner(store, idle_seconds=0.1)
-    answer = chat(runner.endpoint(MODEL), "Go on.", ignore_eos=True, max_tokens=600)
-    assert answer["usage"]["completion_tokens"] == 600
-    pid = pid_of(runner)
-    assert eventually(lambda: not alive(pid))
-    assert works(runner)
-    runner.close()
+    with closing(EmbeddedRunner(store, idle_seconds=0.1)) as runner:
+        answer = chat(runner.endpoint(MODEL), "Go on.", ignore_eos=True, max_tokens=600)
+        assert answer["usage"]["completion_tokens"] == 600
+        pid = pid_of(runner)
+        assert eventually(lambda: not alive(pid))
+        assert works(runner)
 
 
 def test_keep_alive_is_read_as_ollama_does() -> None:
@@ -199,7 +149,6 @@ def test_keep_alive_is_read_as_ollama_does() -> None:
 
 @pytest.mark.parametrize("hangs", [False, True])
 def test_close_ends_everything_and_the_runner_still_works(runner: EmbeddedRunner, hangs: bool) -> None:
-    runner.endpoint(MODEL)
     pid = pid_of(runner)
     if hangs:
         os.kill(pid, signal.SIGSTOP)
@@ -211,8 +160,7 @@ def test_close_ends_everything_and_the_runner_still_works(runner: EmbeddedRunner
 
 def test_a_runner_that_is_forgotten_takes_its_servers_with_it(store: ModelStore) -> None:
     runner = EmbeddedRunner(store)
-    runner.endpoint(LocalModel(keep_alive=-1))
-    pid = pid_of(runner)
+    pid = pid_of(runner, LocalModel(keep_alive=-1))
     del runner
     gc.collect()
     assert not alive(pid)
@@ -220,24 +168,23 @@ def test_a_runner_that_is_forgotten_takes_its_servers_with_it(store: ModelStore)
 
 @pytest.mark.parametrize("stopped", [False, pytest.param(True, marks=linux_only)])
 @pytest.mark.parametrize("death", ["normal", "SIGTERM", "SIGKILL"])
-def test_however_the_parent_dies_there_is_no_orphan(script: Script, death: str, stopped: bool) -> None:
+def test_however_the_parent_dies_there_is_no_orphan(store: ModelStore, death: str, stopped: bool) -> None:
     """The server ends with its parent, and nothing is printed.
 
     While llama.cpp loads, no Python runs in the child, and the kernel ends it. Here the child is stopped instead.
     """
-    parent = script("print(start()[1], flush=True); sys.stdin.read(2)")
-    (pid,) = numbers(parent)
-    if stopped:
-        os.kill(pid, signal.SIGSTOP)
-    if death != "normal":
-        parent.send_signal(signal.Signals[death])
-    _, errors = parent.communicate("go", timeout=60)
+    with script(store, "print(start()[1], flush=True); sys.stdin.read(2)") as parent:
+        (pid,) = numbers(parent)
+        if stopped:
+            os.kill(pid, signal.SIGSTOP)
+        if death != "normal":
+            parent.send_signal(signal.Signals[death])
+        _, errors = parent.communicate("go", timeout=60)
     assert eventually(lambda: not alive(pid))
     assert errors == ""
 
 
-def test_a_fork_has_servers_of_its_own_and_does_not_keep_its_parents(script: Script) -> None:
-    parent = script("""
+A_FORK = """
 endpoint, pid = start()
 if os.fork() == 0:
     other, other_pid = start()
@@ -250,9 +197,12 @@ sibling = os.fork()
 if sibling:
     print(status, int(bool(good)), pid, sibling, flush=True)
 time.sleep(600)
-""")
-    status, good, server, sibling = numbers(parent)
-    os.kill(parent.pid, signal.SIGKILL)
+"""
+
+
+def test_a_fork_has_servers_of_its_own_and_does_not_keep_its_parents(store: ModelStore) -> None:
+    with script(store, A_FORK) as parent:
+        status, good, server, sibling = numbers(parent)
     try:
         assert (status, good) == (0, 1)
         assert eventually(lambda: not alive(server))
@@ -284,15 +234,13 @@ def test_another_file_than_expected_is_not_started(runner: EmbeddedRunner, store
         runner.endpoint(MODEL)
 
 
-def test_a_file_that_llama_cpp_refuses_is_reported_in_its_words(runner: EmbeddedRunner, store: ModelStore) -> None:
+def test_a_server_that_does_not_start_is_given_up_with_the_reason(
+    runner: EmbeddedRunner, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = store.path(TINY)
     file.write_bytes(file.read_bytes().replace(b"llama", b"lxama"))
     with pytest.raises(LocalModelError, match=r"its process ended with status 1.*unknown model architecture"):
         runner.endpoint(MODEL)
-
-
-def test_a_server_that_does_not_start_is_given_up(runner: EmbeddedRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(embedded_missing(MODEL, store=runner._store), Present)
     before = set(psutil.Process().children())
     monkeypatch.setattr(local_provider, "START_SECONDS", 0.0)
     with pytest.raises(LocalModelError, match="could not be started: it was not ready after 0 s"):

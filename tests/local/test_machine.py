@@ -9,6 +9,7 @@ import sysconfig
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -25,25 +26,25 @@ from testronaut_llm.providers.row import Missing, Present
 from testronaut_llm.support.paths import install
 
 
-@pytest.fixture
-def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cgroup tree for this test, on a machine with 8 GB free and 8 cores."""
+def test_limits_of_our_group_and_its_parents_count_and_busy_cores_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine has 8 GB free and 8 cores. Threads that share a core are slow; at least one core is used."""
+
+    def write(name: str, text: str) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
     monkeypatch.setattr(machine, "CGROUP", tmp_path / "cgroup")
     monkeypatch.setattr(machine, "MEMBERSHIP", tmp_path / "membership")
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 8_000_000_000}))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8_000_000_000))
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: None if logical else 8)
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(machine.os, "getloadavg", lambda: (0.1, 9, 9), raising=False)
     monkeypatch.setattr(machine.os, "cpu_count", lambda: 8)
-    return tmp_path
-
-
-def test_limits_of_our_group_and_its_parents_count(groups: Path) -> None:
-    def write(name: str, text: str) -> None:
-        (groups / name).parent.mkdir(parents=True, exist_ok=True)
-        (groups / name).write_text(text)
-
-    assert (machine.available_memory(), machine.threads()) == (8_000_000_000, 8)
+    for busy, threads in {50.0: 1, 4.0: 4, 2.0: 6, 0.1: 8}.items():
+        monkeypatch.setattr(machine.os, "getloadavg", lambda busy=busy: (busy, 9, 9), raising=False)
+        assert machine.threads() == threads
+    assert machine.available_memory() == 8_000_000_000
     write("membership", "0::/user/job\n")
     write("cgroup/user/job/memory.max", "max\n")
     write("cgroup/user/memory.max", "1000000000\n")
@@ -59,18 +60,7 @@ def test_limits_of_our_group_and_its_parents_count(groups: Path) -> None:
     assert machine.available_memory() == 0
 
 
-def test_busy_cores_are_left_alone(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Busy cores are not used, since threads that share a core are slow; at least one core is used."""
-    for load, threads in {0.4: 8, 2.0: 6, 4.0: 4, 50.0: 1}.items():
-        monkeypatch.setattr(machine.os, "getloadavg", lambda load=load: (load, 0, 0))
-        assert machine.threads() == threads
-
-
 MODEL = GgufHeader(size=1_000_000_000, context=32768, embedding=2048, vocabulary=50_000, kv_bytes=100_000)
-
-
-def room_for(context: int) -> int:
-    return needed_memory(MODEL, context) + RESERVE
 
 
 def test_the_context_fits_the_memory_and_the_model_or_is_refused_with_numbers() -> None:
@@ -78,13 +68,13 @@ def test_the_context_fits_the_memory_and_the_model_or_is_refused_with_numbers() 
 
     A text to embed is computed at once, so that its context is smaller.
     """
-    large = room_for(100_000)
+    large, small = (needed_memory(MODEL, context) + RESERVE for context in (100_000, 3000))
     assert [fitting_context(MODEL, "m", large, wanted=one) for one in (None, 20_000, 10**6)] == [8192, 20_000, 32768]
     assert fitting_context(MODEL, "m", large, embeddings=True) == 2048
     assert fitting_context(replace(MODEL, context=300), "m", large) == 300
-    assert fitting_context(MODEL, "m", room_for(3000)) == 2816
+    assert fitting_context(MODEL, "m", small) == 2816
     with pytest.raises(LocalModelError, match=r"num_ctx: 16384 needs about .* MiB .* write num_ctx: 2816 in llm.yaml"):
-        fitting_context(MODEL, "m", room_for(3000), wanted=16384)
+        fitting_context(MODEL, "m", small, wanted=16384)
     with pytest.raises(LocalModelError, match=r"embedded/m needs about 1,.* MiB .* 936 MiB are free"):
         fitting_context(MODEL, "m", 1000 * 2**20)
 

