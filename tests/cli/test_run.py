@@ -173,6 +173,7 @@ MISTAKES = {
     "classify cli_analysis hi --label a --label b --min-confidence 2": "min_confidence is 2.0",
     "compare ? -f in.jsonl -m good": "--file",
     "compare ?": "--models",
+    "compare ? -m good,god": "did you mean `good`",
     "compare -f none -m good": "cannot read none",
     "compare -f empty.jsonl -m good": "no prompt",
     "compare -f llm.yaml -m good": "llm.yaml:1 is not JSON",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 from typing import Any
@@ -52,6 +53,12 @@ class Run(TypedDict):
     code: int
 
 
+@dataclass
+class Span:
+    run: Run
+    pair: tuple[int, str]
+
+
 def obj(**properties: Any) -> dict[str, Any]:
     """An object schema; a name that ends in `_` is optional."""
     required = [name for name in properties if not name.endswith("_")]
@@ -91,6 +98,22 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "optional union of anything": (
         list[int | str | dict[str, bool] | None],
         [[1, "1", None, {"a": True}, '{"a": true}', {}]], [[1.5], {"a": True}],
+    ),
+    "optional values under keys of an enum class": (
+        dict[Outcome, int | None], [{}, {"passed": 1, "failed": None}], [{"other": 1}, {"passed": "x"}, 1],
+    ),
+    "dataclass": (
+        Span,
+        [{"run": {"argv": ["ls"], "code": 0}, "pair": [1, "x"]}],
+        [{"run": {"argv": ["ls"], "code": 0}, "pair": [1]}, {"run": {"argv": ["ls"]}, "pair": [1, "x"]}],
+    ),
+    "condition": (
+        {**obj(mode={"enum": ["on", "off"]}),
+         "if": {"properties": {"mode": {"const": "on"}}},
+         "then": {"properties": {"level": INTEGER}, "required": ["level"]},
+         "else": {"properties": {"level": NULL, "why": STRING}}},
+        [{"mode": "on", "level": 3}, {"mode": "off"}, {"mode": "off", "why": "x"}],
+        [{"mode": "on"}, {"mode": "on", "level": "x"}],
     ),
     "map or list": (dict[str, int] | list[int], [{}, [], {"a": 1}, [1]], ["a", {"a": "b"}]),
     "anything": ({}, [None, 1, "x", [1], {"a": {"b": [None]}}, {"result": 1}], []),
