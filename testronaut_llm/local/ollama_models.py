@@ -24,13 +24,13 @@ _WAITS = (2.0, 8.0)
 """Seconds before the second try and the third."""
 _HOPELESS = {
     "no space left": "make room on the disk of the Ollama server, or remove a model: testronaut-llm models list",
-    "answered status 3": "check api_base: it is not Ollama's own address",
-    "answered status 40": "check api_base, and the key that the server asks for",
     "newer version": "update Ollama: https://ollama.com/download",
     **dict.fromkeys(
         ("file does not exist", "invalid model name", "not found", "unauthorized"),
         "check its name and tag at https://ollama.com/library",
     ),
+    "answered status 3": "check api_base: it is not Ollama's own address",
+    "answered status 40": "check api_base, and the key that the server asks for",
 }
 """Words of errors that a retry cannot fix, and the fix for each."""
 

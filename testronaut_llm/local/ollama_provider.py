@@ -170,7 +170,7 @@ class OllamaServer:
         try:
             with self._http.stream("POST", "/api/pull", json=body, timeout=timeout) as response:
                 if not response.is_success:
-                    raise PullBrokenError(self._read(response)[1] or f"it answered status {response.status_code}")
+                    raise PullBrokenError(f"answered status {response.status_code} {self._read(response)[1]}".strip())
                 for line in filter(str.strip, response.iter_lines()):
                     row = _OBJECT.validate_json(line)
                     if "error" in row:

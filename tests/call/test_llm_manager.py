@@ -204,6 +204,15 @@ def test_a_cut_answer_is_asked_for_with_a_doubled_cap(api: Make, wire: str) -> N
     assert isinstance(answer.attempts[0].error, errors.OutputTruncatedError)
 
 
+def test_blanks_up_to_the_cap_are_an_answer_to_repair(api: Make) -> None:
+    """Constrained decoding can write blanks without end; a longer answer would not help."""
+    blanks = faults.good('{"name": "a"' + " " * 1000, finish="length")
+    a = api("a", blanks, faults.good('{"name": "a"}'))
+    with manager({"a": model("openai", a)}, max_tokens=50) as llm:
+        answer = llm.complete("t", "hi", schema=dict[str, str])
+    assert (answer.parsed, type(answer.attempts[0].error)) == ({"name": "a"}, errors.OutputInvalidError)
+
+
 def test_an_answer_that_stays_cut_is_an_error_with_its_text(api: Make) -> None:
     """OutputTruncatedError ends the call; the cap is not doubled if model or budget forbid it, or in a stream."""
     a, b = api("a", faults.good("Hel", finish="length")), api("b", faults.good())

@@ -112,13 +112,14 @@ def test_what_a_retry_cannot_fix_says_what_can(
     assert (server.asked, waits) == (tries, [2.0, 8.0][: tries - 1])
 
 
+@pytest.mark.parametrize("body", ["<html>", '{"error": "Access denied"}'])
 @pytest.mark.parametrize(
     ("status", "tries", "fix"), [(302, 1, "not Ollama's own"), (401, 1, "the key that the"), (503, 3, "again later")]
 )
-def test_a_server_that_refuses_a_pull_without_words_is_told_by_its_status(
-    httpserver: HTTPServer, status: int, tries: int, fix: str
+def test_a_server_that_refuses_a_pull_is_told_by_its_status(
+    httpserver: HTTPServer, body: str, status: int, tries: int, fix: str
 ) -> None:
-    httpserver.expect_request("/api/pull").respond_with_data("<html>", status)
+    httpserver.expect_request("/api/pull").respond_with_data(body, status)
     with (
         OllamaServer(httpserver.url_for("")) as server,
         pytest.raises(LocalModelError, match=f"status {status}.*{fix}"),

@@ -63,6 +63,7 @@ TIERS = [  # what is asked, what is answered, USD a million tokens of gpt-5's pr
     ("priority", "default", "1.25", 10),
     (None, "priority", "2.5", 20),
     ("flex", "flex", "0.625", 5),
+    ("auto", None, "1.25", 10),
     ("auto", "default", "1.25", 10),  # chosen by the provider
 ]
 

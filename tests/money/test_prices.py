@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manager_kit import a_model as model
 from pytest_httpserver import HTTPServer
 
-from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.money import price_update
 from testronaut_llm.money import prices as price_module
@@ -27,10 +27,6 @@ from testronaut_llm.support.paths import data_file
 HERE = {"api_base": "http://127.0.0.1:1234/v1"}
 COUNTS, PRICES = st.integers(0, 400_000), st.integers(0, 100).map(Decimal)
 RATE_TABLES = st.builds(Rates, **dict.fromkeys(("input", "output", "cache_read", "cache_write", "reasoning"), PRICES))
-
-
-def model(reference: str, **fields: Any) -> ModelConfig:
-    return ModelConfig(alias="mine", model=reference, **fields)
 
 
 def row(cost_in: str = "1e-6", cost_out: str = "2e-6", provider: str = "openai", **more: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import Mock, patch
 
 import pytest
+from manager_kit import a_model
 from pydantic import SecretStr
 
 from testronaut_llm.config.model_config import ModelConfig
@@ -24,10 +25,6 @@ from testronaut_llm.support.paths import install
 CANARY = "canary-key-0123456789"
 GATEWAY, LOOPBACK, LAN = "https://gateway.example/v1", "http://127.0.0.1:8080/v1", "http://192.168.1.20:11434"
 AZURE = {"api_base": "https://r.openai.azure.com"}
-
-
-def a_model(reference: str = "openai/gpt", **fields: Any) -> ModelConfig:
-    return ModelConfig(alias="mine", model=reference, **fields)
 
 
 def key_of(model: ModelConfig) -> str | None:

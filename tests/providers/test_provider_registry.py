@@ -8,8 +8,8 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from manager_kit import a_model
 
-from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import ConfigError, LocalModelError
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.providers import provider_registry
@@ -18,10 +18,6 @@ from testronaut_llm.providers.provider_registry import Provider, is_local, provi
 from testronaut_llm.providers.readiness import Probes, Readiness, readiness
 from testronaut_llm.providers.row import Missing
 from testronaut_llm.support.text import is_loopback
-
-
-def a_model(reference: str, **fields: Any) -> ModelConfig:
-    return ModelConfig(alias="mine", model=reference, **fields)
 
 
 def endpoint(reference: str, **fields: Any) -> Endpoint:

@@ -262,7 +262,7 @@ def test_what_a_place_becomes() -> None:
 
 
 SIMPLE = ("^[a-z]+$", r"^--?[a-z]\w*=\d{1,3}$", "^(yes|no)$")
-OTHER = ("abc", "^a|b$", "^(?=a)a$", r"^\bx$", "^.*$", "^[^/]+$", "^" + "a/" * 90 + ".*$")
+OTHER = ("abc", "^a|b$", "^(?=a)a$", r"^\bx$", "^.*$", "^[^/]+$", "^" + "a/" * 90 + ".*$", f"^{'a' * 200}$")
 
 
 def test_only_simple_patterns_reach_a_wire() -> None:

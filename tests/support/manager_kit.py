@@ -21,7 +21,7 @@ from gateway_kit import KEY, MODELS, VERSIONS
 
 from testronaut_llm import Answer, LLMManager
 from testronaut_llm.cli import main
-from testronaut_llm.config.model_config import LLMConfig, TaskConfig
+from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.options import call_of
 from testronaut_llm.records import Call
@@ -154,6 +154,10 @@ async def ask(llm: LLMManager, mode: str, prompt: Any = "hi", **given: Any) -> A
     async with llm.astream("t", prompt, **given) as pieces:
         assert "".join([piece async for piece in pieces]) == pieces.answer.text
         return pieces.answer
+
+
+def a_model(reference: str = "openai/gpt", **fields: Any) -> ModelConfig:
+    return ModelConfig(alias="mine", model=reference, **fields)
 
 
 def model(wire: str, api: Api | str, **fields: Any) -> dict[str, Any]:
