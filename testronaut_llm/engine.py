@@ -14,12 +14,12 @@ from testronaut_llm.cache.answer_cache import AnswerCache
 from testronaut_llm.cache.lookup import Lookup
 from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.errors import ConfigError, LLMError
+from testronaut_llm.local.readiness import Probes
 from testronaut_llm.methods.batch import Outcome
 from testronaut_llm.methods.streams import Begin
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.options import call_of
 from testronaut_llm.prompts import Prompt
-from testronaut_llm.providers.readiness import Probes
 from testronaut_llm.records import Call, Result
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.telemetry.redaction import Redactor

@@ -18,6 +18,7 @@ from testronaut_llm.limits.rules import key_of, rules_of
 from testronaut_llm.local.download import reported
 from testronaut_llm.local.local_models import LocalModels
 from testronaut_llm.local.model_store import SpeedHistory
+from testronaut_llm.local.readiness import Probes, Readiness, readiness
 from testronaut_llm.loop import Loop
 from testronaut_llm.money.budgets import Budgets
 from testronaut_llm.money.prices import PriceTable
@@ -25,7 +26,6 @@ from testronaut_llm.money.token_counter import TokenCounter
 from testronaut_llm.providers.credentials import Credentials
 from testronaut_llm.providers.endpoint import endpoint_of
 from testronaut_llm.providers.provider_registry import provider_of
-from testronaut_llm.providers.readiness import Probes, Readiness, readiness
 from testronaut_llm.providers.row import STRICT_DIALECTS
 from testronaut_llm.routing.cost_optimizer import plan, with_limits
 from testronaut_llm.routing.estimates import READY, Scale

@@ -18,8 +18,8 @@ from testronaut_llm.records import Answer, Call, Candidate, Embeddings, Result, 
 
 if TYPE_CHECKING:
     from testronaut_llm.cache.answer_cache import AnswerCache
+    from testronaut_llm.local.readiness import Probes
     from testronaut_llm.money.ledger import Ledger
-    from testronaut_llm.providers.readiness import Probes
     from testronaut_llm.schema.output_schema import SchemaDialect
     from testronaut_llm.telemetry.redaction import Redactor
     from testronaut_llm.telemetry.telemetry import Telemetry

@@ -105,7 +105,7 @@ def _without_key() -> list[str]:
     from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.local.embedded_child import unsupported
     from testronaut_llm.local.model_downloader import DEFAULT
-    from testronaut_llm.providers.readiness import readiness
+    from testronaut_llm.local.readiness import readiness
 
     if never := unsupported():
         return [f"{never.fix}; {never.what}"]

@@ -81,8 +81,8 @@ def _can_run(settings: testronaut_llm.LLMConfig, task: str, ready: set[str]) -> 
 
 def _report(llm: testronaut_llm.LLMManager, alias: str, *, params: bool) -> dict[str, Any]:
     """Returns the state of one model. `unknown` is True if its provider is unknown: a mistake in the file."""
+    from testronaut_llm.local.readiness import readiness
     from testronaut_llm.providers.provider_registry import is_local
-    from testronaut_llm.providers.readiness import readiness
 
     model = llm.config.model(alias)
     found = readiness(model)

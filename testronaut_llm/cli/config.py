@@ -37,7 +37,7 @@ def init(
     """Write a commented llm.yaml, and list which of its models are ready on this machine."""
     from testronaut_llm.config.source import PACKAGED, SCHEMA_FILE, FoundConfig, load_config, parse_config
     from testronaut_llm.config.trust import trust as record
-    from testronaut_llm.providers.readiness import readiness
+    from testronaut_llm.local.readiness import readiness
 
     if os.path.exists(file) and not force:
         raise ConfigError(f"{file} exists already; edit it, or replace it with --force", file=str(file))

@@ -113,7 +113,7 @@ def private_config() -> testronaut_llm.LLMConfig:
 def _fetch_if_needed(config: testronaut_llm.LLMConfig) -> None:
     """Downloads the small model if no local model is ready."""
     from testronaut_llm.cli.models import fetch
-    from testronaut_llm.providers.readiness import readiness
+    from testronaut_llm.local.readiness import readiness
 
     with testronaut_llm.LLMManager(config=config) as llm:
         if [one.alias for one in llm.route("cli_analysis").kept] != [ABSENT]:

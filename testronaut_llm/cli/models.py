@@ -126,7 +126,7 @@ def _fetch_from_ollama(reference: str, row: ModelConfig | None) -> None:
 
 def offer(llm: testronaut_llm.LLMManager, task: str, model: str | None) -> None:
     """Offers at a terminal to fetch the missing models with `auto_pull: ask`."""
-    from testronaut_llm.providers.readiness import readiness
+    from testronaut_llm.local.readiness import readiness
 
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         return
@@ -227,8 +227,8 @@ def bench(
 @contextmanager
 def _alone(reference: str, file: Path | None) -> Iterator[testronaut_llm.LLMManager]:
     """Opens a manager whose only model, `it`, is this one. Raises LocalModelError if it is not ready."""
+    from testronaut_llm.local.readiness import readiness
     from testronaut_llm.local.verify import alone
-    from testronaut_llm.providers.readiness import readiness
 
     with testronaut_llm.LLMManager(file) as whole:
         settings = alone(whole.config, reference)

@@ -18,9 +18,9 @@ from testronaut_llm.local.local_provider import EmbeddedRunner
 from testronaut_llm.local.model_downloader import fetch as fetch_embedded
 from testronaut_llm.local.ollama_models import load_options, pull
 from testronaut_llm.local.ollama_provider import OllamaServer
+from testronaut_llm.local.readiness import Probes
 from testronaut_llm.providers.endpoint import endpoint_of, pull_command
 from testronaut_llm.providers.provider_registry import provider_of
-from testronaut_llm.providers.readiness import Probes
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig, ModelConfig

@@ -1,6 +1,5 @@
 """Embedded models: a pool of llama.cpp servers, each a child process on loopback."""
 
-import importlib.util
 import json
 import os
 import secrets
@@ -23,11 +22,12 @@ from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import embedded_child, machine
 from testronaut_llm.local.download import is_pinned, reported
 from testronaut_llm.local.gguf import read_header
-from testronaut_llm.local.model_downloader import catalogue, fetch
+from testronaut_llm.local.model_downloader import fetch
 from testronaut_llm.local.model_store import ModelStore, pull_again
+from testronaut_llm.local.readiness import embedded_missing
 from testronaut_llm.providers.network import client_settings
-from testronaut_llm.providers.row import Missing, Present
-from testronaut_llm.support.paths import install, size_of
+from testronaut_llm.providers.row import Missing
+from testronaut_llm.support.paths import size_of
 from testronaut_llm.support.text import seconds_of
 
 IDLE_SECONDS, START_SECONDS, LEAST_IDLE = 300.0, 120.0, 2.0
@@ -249,26 +249,6 @@ class EmbeddedRunner:
 def _close(pools: Mapping[int, _Pool]) -> None:
     for server in [*pools[os.getpid()].servers.values()] if os.getpid() in pools else ():
         server.stop()
-
-
-def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> Missing | Present | None:
-    """Returns why an embedded model is not ready, or which one it is; None if a call will fetch it."""
-    try:
-        stored = (store or ModelStore()).get(model.name)
-    except LocalModelError as error:
-        return Missing(str(error))
-    if never := embedded_child.unsupported():
-        return never
-    lacks, steps = [], []
-    if importlib.util.find_spec("xllamacpp") is None:
-        lacks.append("the package xllamacpp is not installed")
-        steps.append(install("embedded"))
-    if stored is None and not (model.auto_pull is True and model.name in catalogue()):
-        lacks.append("the model is not on this machine")
-        steps.append(f"testronaut-llm models pull embedded/{model.name}")
-    if lacks:
-        return Missing(", and ".join(lacks), "; then ".join(steps))
-    return embedded_child.library_problem() or (Present(stored.sha256) if stored else None)
 
 
 def _error(name: str, words: str) -> LocalModelError:

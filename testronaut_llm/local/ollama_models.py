@@ -1,25 +1,21 @@
-"""Ollama models: readiness, pulls, and the context and options that requests are sent with."""
+"""Ollama models: pulls, and the context and options that requests are sent with."""
 
 import hashlib
 import time
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from time import sleep
 from typing import Any
 
 from testronaut_llm.config.extra_fields import sorted_options
 from testronaut_llm.config.model_config import ModelConfig
-from testronaut_llm.errors import CassetteMissError, LLMError, LocalModelError
-from testronaut_llm.local.download import Progress, Report, file_lock, is_pinned
+from testronaut_llm.errors import LocalModelError
+from testronaut_llm.local.download import Progress, Report, file_lock
 from testronaut_llm.local.machine import check_memory, memory_of_servers
-from testronaut_llm.local.ollama_provider import OllamaModel, OllamaServer, PullBrokenError, full_name
-from testronaut_llm.providers.provider_registry import is_local
-from testronaut_llm.providers.row import Missing, Present
+from testronaut_llm.local.ollama_provider import OllamaServer, PullBrokenError, full_name
 from testronaut_llm.support.paths import data_dir
 from testronaut_llm.support.text import is_loopback
 
-_SHOWN: dict[str, OllamaModel] = {}
-"""Answers of `/api/show` by digest; they never change."""
 _WAITS = (2.0, 8.0)
 """Seconds before the second try and the third."""
 _HOPELESS = {
@@ -33,57 +29,6 @@ _HOPELESS = {
     "answered status 40": "check api_base, and the key that the server asks for",
 }
 """Words of errors that a retry cannot fix, and the fix for each."""
-
-
-def ollama_missing(model: ModelConfig) -> Missing | Present | None:
-    """Returns why a model is not ready, or which one it is; None if it may be pulled. Takes a second at most."""
-    running = None
-    try:
-        with OllamaServer.of(model) as server:
-            found = server.find(model.name) if model.auto_pull is True else server.pulled(model.name)
-            if found is None:
-                return None
-            details = _details(server, model, found)
-            _check_expected(server, model, found)
-            with suppress(LLMError):  # an older server may not tell
-                running = server.find(model.name, loaded=True)
-    except CassetteMissError:
-        raise  # an error of the test, not of the server
-    except LLMError as error:
-        what, _, fix = str(error).partition("; ")
-        return Missing(what, fix.removeprefix("run: "), unreachable=what.startswith("no Ollama answers"))
-    thinks = "thinking" in details.capabilities if details.capabilities else None
-    loaded = running.context_length if running else None
-    return Present(found.digest, details.context_length, thinks, loaded, time.monotonic())
-
-
-def _details(server: OllamaServer, model: ModelConfig, found: OllamaModel) -> OllamaModel:
-    """Returns the model from the server's list, or from `show` if the list of an older server lacks details."""
-    needs_capabilities = model.reasoning not in (None, "off") and not found.capabilities
-    if found.context_length is not None and not needs_capabilities:
-        return found
-    with suppress(LLMError):
-        if found.digest not in _SHOWN:
-            _SHOWN[found.digest] = server.show(found.name)
-        return _SHOWN[found.digest]
-    return found
-
-
-def _check_expected(server: OllamaServer, model: ModelConfig, found: OllamaModel) -> None:
-    """Raises LocalModelError if a model is not the pinned one, runs on another host, or does not fit into memory."""
-    if not is_pinned(found.digest, model.digest):
-        pinned = f"{model.name!r} has digest {found.digest[:12]}, and llm.yaml pins {model.digest}"
-        raise LocalModelError(f"{pinned}; {server.pull_command(model.name)}, or correct `digest:`")
-    if found.remote_host and is_local(model):  # its name and address look local; only the server reports it
-        fix = "to allow that, write `local: false` (private tasks then skip it)"
-        raise LocalModelError(
-            f"{model.name!r} does not run here: Ollama sends its prompts to {found.remote_host}; {fix}"
-        )
-    if is_local(model) and is_loopback(server.url):
-        try:
-            check_memory(repr(model.name), found.size, memory_of_servers())
-        except LocalModelError as error:
-            raise LocalModelError(f"{error}, or write `local: false` if the server is not on this machine") from None
 
 
 def pull(server: OllamaServer, name: str, *, report: Report | None = None, patience: float = 120.0) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from testronaut_llm.local.readiness import Readiness
 from testronaut_llm.money.price_rows import ModelFacts, Price, service_of
-from testronaut_llm.providers.readiness import Readiness
 from testronaut_llm.records import Usage
 from testronaut_llm.support.money import usd
 from testronaut_llm.support.text import counted

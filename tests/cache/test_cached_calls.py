@@ -20,6 +20,7 @@ from testronaut_llm.cache import key as cache_key
 from testronaut_llm.cache.files import CacheFiles
 from testronaut_llm.cache.key import parts_of
 from testronaut_llm.config.sections import CacheConfig
+from testronaut_llm.local import readiness
 from testronaut_llm.providers.row import Present
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
@@ -130,7 +131,7 @@ def test_the_endpoint_counts_wherever_it_is_written(monkeypatch: pytest.MonkeyPa
 def test_a_local_model_is_known_by_the_digest_it_was_last_seen_with(api: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     a = api("a", faults.good("of the first build"))
     seen = ["a" * 64]
-    monkeypatch.setattr("testronaut_llm.local.ollama_models.Present", lambda *_: Present(seen[0]))
+    monkeypatch.setitem(readiness._PROBES, "ollama", lambda _: Present(seen[0]))
     with cached({"m": model("ollama", a)}) as llm:
         llm.complete("t", "hi")
     with cached({"m": model("ollama", a)}) as llm:

@@ -16,8 +16,8 @@ from testronaut_llm.config.source import PACKAGED, ConfigSource, FoundConfig, fi
 from testronaut_llm.config.trust import trust
 from testronaut_llm.config.yaml_text import edited
 from testronaut_llm.errors import ConfigError
+from testronaut_llm.local.readiness import readiness
 from testronaut_llm.options import call_of
-from testronaut_llm.providers.readiness import readiness
 from testronaut_llm.support.paths import config_dir, data_dir
 
 ENVIRONMENT_PAGE = (ROOT / "docs" / "reference" / "environment.md").read_text("utf-8")

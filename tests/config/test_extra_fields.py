@@ -26,8 +26,8 @@ from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.gateway.model_request import arguments
 from testronaut_llm.local.local_provider import EmbeddedRunner
 from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.local.readiness import readiness
 from testronaut_llm.providers.provider_registry import find_provider, listed
-from testronaut_llm.providers.readiness import readiness
 
 EMBEDDING = ("openai", "azure", "azure v1", "ollama")
 

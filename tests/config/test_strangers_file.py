@@ -19,9 +19,9 @@ from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.config.source import load_config
 from testronaut_llm.config.trust import ALLOWED, is_trusted, record_of, trust
 from testronaut_llm.local.ollama_provider import OllamaServer
+from testronaut_llm.local.readiness import readiness
 from testronaut_llm.providers.credentials import resolve_key
 from testronaut_llm.providers.provider_registry import find_provider
-from testronaut_llm.providers.readiness import readiness
 from testronaut_llm.support.paths import data_dir
 
 SECRET = "canary-of-the-user-0123456789"

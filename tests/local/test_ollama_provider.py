@@ -15,9 +15,8 @@ from werkzeug import Request, Response
 
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import ollama_models
 from testronaut_llm.local.ollama_provider import OllamaModel, OllamaServer, full_name
-from testronaut_llm.providers.readiness import readiness
+from testronaut_llm.local.readiness import readiness
 from testronaut_llm.testing.cassette_format import from_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -205,7 +204,7 @@ def test_a_model_that_is_not_pulled_names_the_closest_one_and_the_command(listin
 def test_a_pulled_model_that_may_not_be_used_is_not_ready(
     listing: Listing, monkeypatch: pytest.MonkeyPatch, listed: Any, digest: str | None, missing: str, fix: str
 ) -> None:
-    monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: 8.0 * 2**30)
+    monkeypatch.setattr("testronaut_llm.local.readiness.memory_of_servers", lambda: 8.0 * 2**30)
     listing(ROW | listed)
     found = readiness(a_model(digest=digest))
     assert missing in found.missing

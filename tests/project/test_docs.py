@@ -50,7 +50,7 @@ def test_an_llm_yaml_example_loads(block: Block, tmp_path: Path) -> None:
 WORKED_EXAMPLE = """
 import os
 from testronaut_llm.config.source import load_config
-from testronaut_llm.providers.readiness import readiness
+from testronaut_llm.local.readiness import readiness
 model = load_config("llm.yaml").model("acme")
 print(readiness(model).missing)
 os.environ["ACME_API_KEY"] = "k"

@@ -17,9 +17,9 @@ from pydantic import SecretStr
 
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import MissingCredentialError
+from testronaut_llm.local.readiness import readiness
 from testronaut_llm.providers.credentials import Credentials, UnreadableError, key_source, resolve_key, run_command
 from testronaut_llm.providers.provider_registry import provider_of
-from testronaut_llm.providers.readiness import readiness
 from testronaut_llm.support.paths import install
 
 CANARY = "canary-key-0123456789"

@@ -14,8 +14,8 @@ from source_tree import ROOT
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
 from testronaut_llm.config.problems import keys_of
 from testronaut_llm.config.sections import BudgetConfig
+from testronaut_llm.local.readiness import readiness
 from testronaut_llm.money.prices import PriceTable
-from testronaut_llm.providers.readiness import readiness
 from testronaut_llm.proxy.export import ProxyExport, proxy_export
 
 CANARY = "sk-canary-0123456789abcdefghijklmn"

@@ -18,13 +18,13 @@ from source_tree import ROOT
 
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import BudgetExceededError, ContextWindowError, NoReadyModelError
+from testronaut_llm.local.readiness import Readiness
 from testronaut_llm.money.budgets import Money
 from testronaut_llm.money.price_rows import ModelFacts
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.money.token_counter import TokenCounter
 from testronaut_llm.options import call_of, embed_call_of
 from testronaut_llm.providers.provider_registry import provider_of
-from testronaut_llm.providers.readiness import Readiness
 from testronaut_llm.records import Candidate, Route
 from testronaut_llm.routing.cost_optimizer import nothing_left, plan
 from testronaut_llm.routing.estimates import READY, Scale

@@ -16,6 +16,7 @@ from gateway_kit import WIRES, attempt, chat, target
 from manager_kit import ask, manager, model
 
 from testronaut_llm.errors import CassetteMissError, LLMError
+from testronaut_llm.local import readiness
 from testronaut_llm.testing.cassettes import use_cassette
 from testronaut_llm.testing.network import NetworkBlockedError, NetworkGuard, network_guard, stays_here
 
@@ -56,7 +57,7 @@ async def test_a_miss_is_a_miss_and_sends_nothing(
     wire: str, call: str, server: FaultServer, llm_network: NetworkGuard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trap = server.plan("trap", faults.good())
-    monkeypatch.setattr("testronaut_llm.local.ollama_models.ollama_missing", lambda _: None)
+    monkeypatch.setitem(readiness._PROBES, "ollama", lambda _: None)
     async with manager({name: model(wire, trap.url) for name in ("first", "second")}) as llm:
         with use_cassette(CASSETTES / "no-such-file.yaml"), monkeypatch.context() as patch:
             patch.setattr(time, "sleep", lambda _: pytest.fail("a miss is nothing to wait for"))

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from testronaut_llm.config.model_config import ModelConfig
-from testronaut_llm.errors import ConfigError
+from testronaut_llm.errors import CassetteMissError, ConfigError, LLMError, LocalModelError
+from testronaut_llm.local import embedded_child
+from testronaut_llm.local.download import is_pinned
+from testronaut_llm.local.machine import check_memory, memory_of_servers
+from testronaut_llm.local.model_downloader import catalogue
+from testronaut_llm.local.model_store import ModelStore
+from testronaut_llm.local.ollama_provider import OllamaModel, OllamaServer
 from testronaut_llm.providers.credentials import key_source
 from testronaut_llm.providers.endpoint import Endpoint, endpoint_of, not_trusted, ollama_url, url_problem
-from testronaut_llm.providers.provider_registry import provider_of
+from testronaut_llm.providers.provider_registry import is_local, provider_of
 from testronaut_llm.providers.row import Missing, Present, Probe, Provider
-from testronaut_llm.support.text import few
+from testronaut_llm.support.paths import install
+from testronaut_llm.support.text import few, is_loopback
 
 _UNKNOWN = Missing("not probed yet")
+_SHOWN: dict[str, OllamaModel] = {}
+"""Answers of `/api/show` by digest; they never change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,12 +134,8 @@ class Probes:
 
 
 def _probe_of(provider: Provider) -> Probe | None:
-    if provider.probe or not provider.local:
-        return provider.probe
-    from testronaut_llm.local.local_provider import embedded_missing
-    from testronaut_llm.local.ollama_models import ollama_missing
-
-    return {"ollama": ollama_missing, "embedded": embedded_missing}.get(provider.name)
+    local = _PROBES.get(provider.name) if provider.local else None
+    return provider.probe or local
 
 
 def _ollama_behind_openai(model: ModelConfig) -> Missing | None:
@@ -160,3 +167,77 @@ _CHECKS: Mapping[str, Callable[[ModelConfig], Missing | None]] = {
     **dict.fromkeys(("vertex_ai", "vertex_ai_beta"), _google_cloud),
 }
 """Needs of some providers beyond a key and an endpoint, by name."""
+
+
+def ollama_missing(model: ModelConfig) -> Missing | Present | None:
+    """Returns why a model is not ready, or which one it is; None if it may be pulled. Takes a second at most."""
+    running = None
+    try:
+        with OllamaServer.of(model) as server:
+            found = server.find(model.name) if model.auto_pull is True else server.pulled(model.name)
+            if found is None:
+                return None
+            details = _details(server, model, found)
+            _check_expected(server, model, found)
+            with suppress(LLMError):  # an older server may not tell
+                running = server.find(model.name, loaded=True)
+    except CassetteMissError:
+        raise  # an error of the test, not of the server
+    except LLMError as error:
+        what, _, fix = str(error).partition("; ")
+        return Missing(what, fix.removeprefix("run: "), unreachable=what.startswith("no Ollama answers"))
+    thinks = "thinking" in details.capabilities if details.capabilities else None
+    loaded = running.context_length if running else None
+    return Present(found.digest, details.context_length, thinks, loaded, time.monotonic())
+
+
+def _details(server: OllamaServer, model: ModelConfig, found: OllamaModel) -> OllamaModel:
+    """Returns the model from the server's list, or from `show` if the list of an older server lacks details."""
+    needs_capabilities = model.reasoning not in (None, "off") and not found.capabilities
+    if found.context_length is not None and not needs_capabilities:
+        return found
+    with suppress(LLMError):
+        if found.digest not in _SHOWN:
+            _SHOWN[found.digest] = server.show(found.name)
+        return _SHOWN[found.digest]
+    return found
+
+
+def _check_expected(server: OllamaServer, model: ModelConfig, found: OllamaModel) -> None:
+    """Raises LocalModelError if a model is not the pinned one, runs on another host, or does not fit into memory."""
+    if not is_pinned(found.digest, model.digest):
+        pinned = f"{model.name!r} has digest {found.digest[:12]}, and llm.yaml pins {model.digest}"
+        raise LocalModelError(f"{pinned}; {server.pull_command(model.name)}, or correct `digest:`")
+    if found.remote_host and is_local(model):  # its name and address look local; only the server reports it
+        fix = "to allow that, write `local: false` (private tasks then skip it)"
+        raise LocalModelError(
+            f"{model.name!r} does not run here: Ollama sends its prompts to {found.remote_host}; {fix}"
+        )
+    if is_local(model) and is_loopback(server.url):
+        try:
+            check_memory(repr(model.name), found.size, memory_of_servers())
+        except LocalModelError as error:
+            raise LocalModelError(f"{error}, or write `local: false` if the server is not on this machine") from None
+
+
+def embedded_missing(model: ModelConfig, *, store: ModelStore | None = None) -> Missing | Present | None:
+    """Returns why an embedded model is not ready, or which one it is; None if a call will fetch it."""
+    try:
+        stored = (store or ModelStore()).get(model.name)
+    except LocalModelError as error:
+        return Missing(str(error))
+    if never := embedded_child.unsupported():
+        return never
+    lacks, steps = [], []
+    if importlib.util.find_spec("xllamacpp") is None:
+        lacks.append("the package xllamacpp is not installed")
+        steps.append(install("embedded"))
+    if stored is None and not (model.auto_pull is True and model.name in catalogue()):
+        lacks.append("the model is not on this machine")
+        steps.append(f"testronaut-llm models pull embedded/{model.name}")
+    if lacks:
+        return Missing(", and ".join(lacks), "; then ".join(steps))
+    return embedded_child.library_problem() or (Present(stored.sha256) if stored else None)
+
+
+_PROBES: Mapping[str, Probe] = {"ollama": ollama_missing, "embedded": embedded_missing}
