@@ -181,7 +181,7 @@ def tags(url: str) -> object:
 
 def pull(url: str) -> object:
     """Pulls a model from an Ollama server."""
-    from testronaut_llm.local.ollama_models import pull as pulled
+    from testronaut_llm.local.local_models import pull as pulled
     from testronaut_llm.local.ollama_provider import OllamaServer
 
     with OllamaServer(url) as server:
@@ -190,14 +190,14 @@ def pull(url: str) -> object:
 
 def prices(url: str) -> object:
     """Installs a newer price table."""
-    from testronaut_llm.money.price_update import update_prices
+    from testronaut_llm.money.price_rows import update_prices
 
     return update_prices(url)
 
 
 def header(file: str) -> object:
     """Reads the header of a model file."""
-    from testronaut_llm.local.gguf import read_header
+    from testronaut_llm.local.machine import read_header
 
     return read_header(Path(file))
 

@@ -39,12 +39,13 @@ if TYPE_CHECKING:
         UnknownTaskError,
     )
     from testronaut_llm.llm_manager import LLMManager
+    from testronaut_llm.methods.batch import Estimate
     from testronaut_llm.methods.classify import Classification
     from testronaut_llm.methods.compare import Comparison
-    from testronaut_llm.methods.estimate import Estimate
     from testronaut_llm.methods.streams import AsyncStream, Stream
     from testronaut_llm.options import CallOptions, EmbedOptions
-    from testronaut_llm.providers.provider_registry import Provider, register_provider
+    from testronaut_llm.providers.provider import Provider
+    from testronaut_llm.providers.provider_registry import register_provider
     from testronaut_llm.records import Answer, Attempt, Candidate, Embeddings, Message, Route, Usage
 
 __version__ = "0.1.0"
@@ -100,13 +101,14 @@ __all__ = [
 _HOMES = {
     name: module
     for module, names in {
+        "methods.batch": "Estimate",
         "methods.classify": "Classification",
         "methods.compare": "Comparison",
         "config.model_config": "LLMConfig",
-        "methods.estimate": "Estimate",
         "llm_manager": "LLMManager",
         "options": "CallOptions EmbedOptions",
-        "providers.provider_registry": "Provider register_provider",
+        "providers.provider": "Provider",
+        "providers.provider_registry": "register_provider",
         "records": "Answer Attempt Candidate Embeddings Message Route Usage",
         "methods.streams": "AsyncStream Stream",
     }.items()

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from testronaut_llm.attempt.judge import attempt_of, judged
-from testronaut_llm.attempt.planned_request import PlannedRequest, in_requests, planned_request, request_of
+from testronaut_llm.attempt import PlannedRequest, attempt_of, in_requests, judged, planned_request, request_of
 from testronaut_llm.cache.lookup import Emit, Lookup, emit_stored
 from testronaut_llm.cache.single_flight import FlightLocks, Flights, FlightTimeoutError
 from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LLMTimeoutError

@@ -16,10 +16,9 @@ from testronaut_llm.records import Answer, Embeddings, JsonSchema, Route, T
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-    from testronaut_llm.methods.classify import Classification
+    from testronaut_llm.methods.batch import Estimate
+    from testronaut_llm.methods.classify import Classification, L, LabelTexts
     from testronaut_llm.methods.compare import Comparison
-    from testronaut_llm.methods.estimate import Estimate
-    from testronaut_llm.methods.labels import L, LabelTexts
     from testronaut_llm.options import AllOptions, CallOptions, ClassifyOptions, EmbedOptions
 
 
@@ -282,7 +281,7 @@ class LLMManager(Engine):
         >>> found.prompts, found.route.cost, found.fits
         (2, Decimal('0'), True)
         """
-        from testronaut_llm.methods.estimate import estimate_of
+        from testronaut_llm.methods.batch import estimate_of
 
         services = self._caller.services
         return estimate_of(lambda one: call_of(self.config, task, one, options), prompts, self._lookup, services)

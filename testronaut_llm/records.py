@@ -13,11 +13,11 @@ from typing_extensions import TypeForm, TypeVar
 
 from testronaut_llm.errors import LLMError
 from testronaut_llm.masking import NOTHING, Masking
-from testronaut_llm.support.money import exact
+from testronaut_llm.support.text import exact
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
-    from testronaut_llm.providers.row import Provider
+    from testronaut_llm.providers.provider import Provider
     from testronaut_llm.schema.output_schema import OutputSchema
 
 T = TypeVar("T", default=None)

@@ -24,11 +24,10 @@ from testronaut_llm.money.budgets import Budgets
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.money.token_counter import TokenCounter
 from testronaut_llm.providers.credentials import Credentials
-from testronaut_llm.providers.endpoint import endpoint_of
+from testronaut_llm.providers.provider import STRICT_DIALECTS, endpoint_of
 from testronaut_llm.providers.provider_registry import provider_of
-from testronaut_llm.providers.row import STRICT_DIALECTS
 from testronaut_llm.routing.cost_optimizer import plan, with_limits
-from testronaut_llm.routing.estimates import READY, Scale
+from testronaut_llm.routing.task_router import READY, Scale
 from testronaut_llm.telemetry.log import logger
 
 if TYPE_CHECKING:

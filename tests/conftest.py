@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pytest_httpserver import HTTPServer
 
-from testronaut_llm.testing.network import NetworkGuard
+from testronaut_llm.testing.cassettes import NetworkGuard
 
 pytest_plugins = ["testronaut_llm.testing.plugin", "pytester", "manager_kit", "ollama_kit", "fixtures_local"]
 

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from testronaut_llm.cache import disk
-from testronaut_llm.cache.answer_cache import default_folder, sealed, unsealed
-from testronaut_llm.cache.entry import answer_of, vector_of
-from testronaut_llm.cache.key import FORMAT
+from testronaut_llm.cache.answer_cache import ERRORS, FILE, Store, default_folder, explained, opened, sealed, unsealed
+from testronaut_llm.cache.entry import FORMAT, answer_of, vector_of
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.support.paths import size_of, write_atomically
@@ -48,14 +46,14 @@ class CacheFiles:
     @property
     def bytes(self) -> int:
         """Returns the size on disk, in bytes."""
-        return sum(map(size_of, self.folder.glob(f"{disk.FILE}*")))
+        return sum(map(size_of, self.folder.glob(f"{FILE}*")))
 
     def kept(self, *, task: str | None = None, digests: bool = False) -> Iterator[Kept]:
         """Yields the stored answers, the oldest first, without rows that this package has not written.
 
         With `digests`, also those of local models: answers of local models are found only together with them.
         """
-        file = self.folder / disk.FILE
+        file = self.folder / FILE
         if not file.exists():
             return
         with self._explained(), closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
@@ -68,7 +66,7 @@ class CacheFiles:
 
     def clear(self, *, task: str | None = None, before: float | None = None) -> int:
         """Deletes all answers, or those of a task and before a time (s since 1970). Returns how many."""
-        if not (self.folder / disk.FILE).exists():
+        if not (self.folder / FILE).exists():
             return 0
         with self._changing() as store:
             if before is None:
@@ -113,9 +111,9 @@ class CacheFiles:
         return len(rows)
 
     @contextmanager
-    def _changing(self) -> Iterator[disk.Store]:
+    def _changing(self) -> Iterator[Store]:
         """One transaction on the store."""
-        with self._explained(), closing(disk.opened(self.folder, timeout=_PATIENCE)) as store, store.transact():
+        with self._explained(), closing(opened(self.folder, timeout=_PATIENCE)) as store, store.transact():
             store.size_limit = self._settings.size_limit
             yield store
 
@@ -123,8 +121,8 @@ class CacheFiles:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except disk.ERRORS as error:
-            cause, fix = disk.explained(error, self.folder)
+        except ERRORS as error:
+            cause, fix = explained(error, self.folder)
             raise ConfigError(f"the cache in {self.folder} cannot be used: {cause}; {fix}") from None
 
 

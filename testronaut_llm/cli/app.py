@@ -10,8 +10,8 @@ import typer
 from typer.main import get_command
 
 from testronaut_llm import __version__
-from testronaut_llm.cli import ask, check, config, demo, models, screen, spend
-from testronaut_llm.cli.progress import progress
+from testronaut_llm.cli import ask, check, config, models, screen, spend
+from testronaut_llm.cli.screen import progress
 from testronaut_llm.errors import LLMError, NoReadyModelError
 from testronaut_llm.local.download import reporter
 from testronaut_llm.telemetry.redaction import Redactor
@@ -47,7 +47,7 @@ def every_command(
     """Ask language models by task. One file, llm.yaml, assigns models to tasks."""
 
 
-for command in (config.init, ask.run, ask.classify, ask.route, ask.compare, check.check, demo.demo, config.trust):
+for command in (config.init, ask.run, ask.classify, ask.route, ask.compare, check.check, config.demo, config.trust):
     app.command()(command)
 for group in (models.group, spend.group, config.group, spend.prices, spend.cache, config.export):
     app.add_typer(group)

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.cli import options, screen
-from testronaut_llm.cli.progress import progress
+from testronaut_llm.cli.screen import progress
 from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.local.download import Progress
 from testronaut_llm.records import Answer
-from testronaut_llm.support.money import usd
-from testronaut_llm.support.text import counted
+from testronaut_llm.support.text import counted, usd
 
 if TYPE_CHECKING:
     import testronaut_llm
-    from testronaut_llm.methods.estimate import Estimate
+    from testronaut_llm.methods.batch import Estimate
     from testronaut_llm.prompts import Prompt
 
 Key = tuple[int, str]

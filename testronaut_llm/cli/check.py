@@ -124,7 +124,7 @@ def _ask_each(settings: testronaut_llm.LLMConfig, models: list[dict[str, Any]], 
 
 
 def _show(found: dict[str, Any], stopped: dict[str, list[str]]) -> None:
-    from testronaut_llm.providers.endpoint import TRUST
+    from testronaut_llm.providers.provider import TRUST
 
     screen.note(f"{found['file'] or 'the packaged default'}: valid")
     if not found["trusted"]:

@@ -14,7 +14,7 @@ import typer
 import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, OlderThan, Yes, age, settings_of
-from testronaut_llm.cli.progress import progress
+from testronaut_llm.cli.screen import progress
 from testronaut_llm.errors import ConfigError, LLMError, LocalModelError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def fetch(reference: str, row: ModelConfig | None = None, *, name: str | None = 
 
 
 def _fetch_from_ollama(reference: str, row: ModelConfig | None) -> None:
-    from testronaut_llm.local.ollama_models import pull as pull_from
+    from testronaut_llm.local.local_models import pull as pull_from
     from testronaut_llm.local.ollama_provider import OllamaServer
     from testronaut_llm.local.verify import ollama_template
 

@@ -14,8 +14,7 @@ import typer
 import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.errors import ConfigError, InvalidRequestError
-from testronaut_llm.support.money import usd
-from testronaut_llm.support.text import decoded, few, parse_json, read_utf8
+from testronaut_llm.support.text import decoded, few, parse_json, read_utf8, usd
 from testronaut_llm.telemetry.log import append_summary
 
 if TYPE_CHECKING:

@@ -2,28 +2,24 @@
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
 import sys
 import textwrap
+import threading
+import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from decimal import Decimal
 from typing import Any, TextIO, cast
 
-from testronaut_llm.cli.progress import area
-from testronaut_llm.errors import (
-    BudgetExceededError,
-    ConfigError,
-    ConnectionFailedError,
-    ContentFilteredError,
-    InvalidRequestError,
-    LLMError,
-    NoReadyModelError,
-)
-from testronaut_llm.support.money import usd
-from testronaut_llm.support.text import visible
+from testronaut_llm import errors
+from testronaut_llm.errors import LLMError
+from testronaut_llm.local.download import Progress, Report
+from testronaut_llm.support.text import usd, visible
 
 FAILED, USAGE, BUDGET, FILTERED, UNREACHABLE, INTERRUPTED = 1, 2, 3, 4, 5, 130
 PIPE_COLUMNS = 120
@@ -32,16 +28,16 @@ _SHORT = 30
 
 def code_of(error: LLMError) -> int:
     """Returns the exit code of an error."""
-    if isinstance(error, BudgetExceededError):
+    if isinstance(error, errors.BudgetExceededError):
         return BUDGET
-    never_sent = isinstance(error, InvalidRequestError) and error.model is None
-    if never_sent or isinstance(error, ConfigError | NoReadyModelError):
+    never_sent = isinstance(error, errors.InvalidRequestError) and error.model is None
+    if never_sent or isinstance(error, errors.ConfigError | errors.NoReadyModelError):
         return UNREACHABLE if getattr(error, "unreachable", False) else USAGE
     last = getattr(error, "last", None) or error
-    if isinstance(last, ContentFilteredError):
+    if isinstance(last, errors.ContentFilteredError):
         return FILTERED
     tried = [one.error for one in error.attempts] or [last]
-    return UNREACHABLE if all(isinstance(one, ConnectionFailedError) for one in tried) else FAILED
+    return UNREACHABLE if all(isinstance(one, errors.ConnectionFailedError) for one in tried) else FAILED
 
 
 class CannotPrintError(Exception):
@@ -202,3 +198,102 @@ def _cell(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_cell(one)}" for name, one in value.items()) or "none"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}" if isinstance(value, float) else str(value)
+
+
+EVERY_SECONDS = 5.0
+"""Seconds between two lines if there is no terminal."""
+_NOTHING = Progress()
+_FRAMES = "|/-\\"
+
+
+@contextmanager
+def progress(title: str, unit: str = "bytes", start: Progress = _NOTHING) -> Iterator[Report]:
+    """Yields a function that shows progress: as a bar on a terminal, elsewhere as a line every few seconds.
+
+    The unit `seconds` is for a wait without steps: on a terminal a spinner, elsewhere nothing.
+    """
+    if sys.stderr.isatty():
+        with area.task(title, unit, start) as show:
+            yield show
+        return
+    due = math.inf if unit == "seconds" else 0.0
+
+    def line(step: Progress) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + EVERY_SECONDS
+            counted = f"{title}: {step.done:,}{f' of {step.total:,}' if step.total else ''} {unit}"
+            sys.stderr.write(", ".join(filter(None, (counted, step.note))) + "\n")
+
+    yield line
+
+
+class _Area:
+    """The last lines of the terminal, which show bars and spinners while there are any. Safe for threads."""
+
+    def __init__(self) -> None:
+        self.live: Any = None
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def task(self, title: str, unit: str, start: Progress) -> Iterator[Report]:
+        """Shows a task; yields a function that takes its progress."""
+        with self._lock:
+            if self.live is None:
+                self.live = _display()
+                self.live.start()
+            live = self.live
+            task = live.add_task(visible(title), completed=start.done, total=start.total, unit=unit)
+        said = title
+
+        def show(step: Progress) -> None:
+            nonlocal said
+            before, said = said, (step.note or title) if unit == "bytes" else f"{title}, {step.note}"
+            now = unit == "bytes" and said != before  # else each step has new words
+            live.update(task, completed=step.done, total=step.total, description=visible(said), refresh=now)
+
+        try:
+            yield show
+        finally:
+            with self._lock:
+                if len(live.task_ids) == 1:
+                    live.stop()  # draws it once more, then erases it
+                    self.live = None
+                live.remove_task(task)
+
+
+def _display() -> Any:
+    from rich import progress as bars
+    from rich.console import Console
+    from rich.table import Column
+    from rich.text import Text
+
+    class Numbers(bars.ProgressColumn):
+        def render(self, task: bars.Task) -> Text:
+            of_bytes = (bars.DownloadColumn(), bars.TransferSpeedColumn())
+            counts = of_bytes if task.fields["unit"] == "bytes" else (bars.MofNCompleteColumn(),)
+            return Text(" ").join(one.render(task) for one in (*counts, bars.TimeRemainingColumn()))
+
+    class Display(bars.Progress):
+        def get_renderables(self) -> Iterable[Any]:
+            """Yields each bar, and one line for all waits with the same title."""
+            waits: defaultdict[str, list[float]] = defaultdict(list)
+            for task in self.tasks:
+                if task.fields["unit"] == "seconds":
+                    waits[task.description].append(task.elapsed or 0.0)
+                else:
+                    yield self.make_tasks_table([task])
+            for title, seconds in waits.items():
+                many = f", {len(seconds)} requests" if len(seconds) > 1 else ""
+                line = f"{_FRAMES[int(max(seconds) * 8) % 4]} {title}{many}: {max(seconds):.0f} s"
+                yield Text(line, no_wrap=True, overflow="ellipsis")
+
+    room = Column(no_wrap=True, max_width=max(16, shutil.get_terminal_size().columns - 58))  # the others need 58
+    about = bars.TextColumn("{task.description}", markup=False, table_column=room)
+    raw = getattr(sys.stderr, "raw", sys.stderr)  # the codes that move the cursor must not be escaped
+    console = Console(file=raw, highlight=False, markup=False, emoji=False, color_system=None)
+    settings: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False, "refresh_per_second": 8}
+    return Display(about, bars.BarColumn(bar_width=20), Numbers(), console=console, transient=True, **settings)
+
+
+area = _Area()

@@ -16,8 +16,7 @@ import testronaut_llm
 from testronaut_llm.cli import screen
 from testronaut_llm.cli.options import AsJson, ConfigFile, OlderThan, Yes, age, settings_of, write_file
 from testronaut_llm.errors import ConfigError, InvalidRequestError
-from testronaut_llm.support.money import exact, usd
-from testronaut_llm.support.text import visible
+from testronaut_llm.support.text import exact, usd, visible
 from testronaut_llm.telemetry.redaction import Redactor
 
 if TYPE_CHECKING:
@@ -157,7 +156,7 @@ def show_prices(
 @prices.command("update")
 def update_table(source: Annotated[str, typer.Argument(help="A file or an https URL in LiteLLM's format.")]) -> None:
     """Install a newer price table. The previous one is kept."""
-    from testronaut_llm.money.price_update import update_prices
+    from testronaut_llm.money.price_rows import update_prices
 
     done = update_prices(source)
     kept = f"; the previous table is kept as {done.previous}" if done.previous else ""

@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from testronaut_llm.config.problems import FromEnvironment
-from testronaut_llm.support.money import exact
-from testronaut_llm.support.text import seconds_of
+from testronaut_llm.support.text import exact, seconds_of
 
 REFERENCE = re.compile(r"[A-Za-z0-9][\w.-]*/\S.*")
 """`provider/model`; the model's name may contain slashes, colons, and whatever its server allows."""

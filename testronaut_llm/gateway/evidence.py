@@ -13,7 +13,7 @@ from typing import Any
 from testronaut_llm.gateway.provider_errors import dicts, error_in, parsed
 from testronaut_llm.money.price_rows import SERVICES, service_of
 from testronaut_llm.records import TokenChoice, Usage
-from testronaut_llm.support.money import is_count
+from testronaut_llm.support.text import is_count
 
 _LINE = re.compile(r"[^\r\n]+")
 """A line of a stream; `str.splitlines` also splits at characters that JSON allows."""

@@ -11,9 +11,9 @@ from pydantic import SecretStr
 from testronaut_llm.config.extra_fields import SAMPLING, sorted_options
 from testronaut_llm.errors import InvalidRequestError, LLMError
 from testronaut_llm.gateway.evidence import Counts
-from testronaut_llm.local.ollama_models import chat_body, embed_body
+from testronaut_llm.local.local_models import chat_body, embed_body
 from testronaut_llm.providers.credentials import Key
-from testronaut_llm.providers.row import STRICT_DIALECTS, Provider
+from testronaut_llm.providers.provider import STRICT_DIALECTS, Provider
 from testronaut_llm.records import Message, TokenChoice, Usage
 
 if TYPE_CHECKING:

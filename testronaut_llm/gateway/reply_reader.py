@@ -16,10 +16,10 @@ from testronaut_llm.gateway.evidence import Evidence, examine, logprobs_of
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import Reply, Request, dropped_params
 from testronaut_llm.gateway.provider_errors import complaint_of, failure_of, in_openai_words, kind_of, retry_after
-from testronaut_llm.providers.endpoint import pull_command
 from testronaut_llm.providers.network import proxy_for
+from testronaut_llm.providers.provider import pull_command
 from testronaut_llm.support.http_body import BodyError
-from testronaut_llm.support.reasoning import ReasoningFilter, split, tags_for
+from testronaut_llm.support.text import ReasoningFilter, split, tags_for
 from testronaut_llm.telemetry.redaction import said
 
 _MISSES = ("CassetteMissError", "CannotOverwriteExistingCassetteException")

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
-from testronaut_llm.providers.endpoint import endpoint_of
+from testronaut_llm.providers.provider import endpoint_of
 from testronaut_llm.providers.provider_registry import is_local, provider_of
 
 MINUTE = 60.0

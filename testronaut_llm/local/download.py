@@ -132,7 +132,7 @@ def fetch_over_http(wanted: Wanted, folder: Path, report: Report) -> Path:
 
 def _hub_url(wanted: Wanted) -> str:
     """Returns the URL of `hf://owner/repo[@revision]/file.gguf`, at the hub or the mirror that HF_ENDPOINT names."""
-    from testronaut_llm.providers.endpoint import url_problem
+    from testronaut_llm.providers.provider import url_problem
 
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/(.+)", wanted.path)
     if match is None:

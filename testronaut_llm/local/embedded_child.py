@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from testronaut_llm.providers.row import Missing
+    from testronaut_llm.providers.provider import Missing
 
 READY = "testronaut-llm ready "
 LOG_ERRORS = 1
@@ -55,7 +55,7 @@ def unsupported() -> Missing | None:
     import platform
     import sysconfig
 
-    from testronaut_llm.providers.row import Missing
+    from testronaut_llm.providers.provider import Missing
 
     if importlib.util.find_spec("xllamacpp"):
         return None
@@ -72,7 +72,7 @@ def library_problem() -> Missing | None:
     variables = environment()
     if (place := variables["PYTHONPATH"]) in _LOADABLE:
         return None
-    from testronaut_llm.providers.row import Missing
+    from testronaut_llm.providers.provider import Missing
 
     command = [sys.executable, "-P", "-c", "import xllamacpp"]
     tried = subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603

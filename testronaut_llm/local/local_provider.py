@@ -21,12 +21,12 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import embedded_child, machine
 from testronaut_llm.local.download import is_pinned, reported
-from testronaut_llm.local.gguf import read_header
+from testronaut_llm.local.machine import GgufHeader, pull_again, read_header
 from testronaut_llm.local.model_downloader import fetch
-from testronaut_llm.local.model_store import ModelStore, pull_again
+from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.local.readiness import embedded_missing
 from testronaut_llm.providers.network import client_settings
-from testronaut_llm.providers.row import Missing
+from testronaut_llm.providers.provider import Missing, pull_command
 from testronaut_llm.support.paths import size_of
 from testronaut_llm.support.text import seconds_of
 
@@ -262,3 +262,10 @@ def _idle_seconds(keep_alive: str | int | None, default: float) -> float:
         return float("inf")
     seconds = seconds_of(text)
     return default if seconds is None else max(LEAST_IDLE, seconds)
+
+
+def stored_header(model: ModelConfig) -> GgufHeader:
+    """Returns the header of an embedded model. Raises LocalModelError if it is missing or damaged."""
+    if ModelStore().get(model.name) is None:
+        raise LocalModelError(f"it is not on this machine; {pull_command(model)}")
+    return read_header(ModelStore().path(model.name))

@@ -19,9 +19,8 @@ from urllib.parse import unquote, urldefrag
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import download
 from testronaut_llm.local.download import Progress, Report, Wanted, sha256_of
-from testronaut_llm.local.gguf import read_header
-from testronaut_llm.local.machine import check_disk, check_memory
-from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name, pull_again
+from testronaut_llm.local.machine import check_disk, check_memory, pull_again, read_header
+from testronaut_llm.local.model_store import ModelStore, StoredModel, checked_name
 from testronaut_llm.support.paths import make_folder, size_of
 from testronaut_llm.support.text import did_you_mean
 

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, TypeAdapter
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import file_lock
-from testronaut_llm.providers.endpoint import endpoint_of
+from testronaut_llm.providers.provider import endpoint_of
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.support import paths
 from testronaut_llm.support.paths import write_atomically
@@ -55,11 +55,6 @@ def checked_name(name: str) -> str:
         return name
     expected = "expected up to 64 lower-case letters, digits, dots, dashes and underscores"
     raise LocalModelError(f"{name!r} cannot be the name of an embedded model: {expected}")
-
-
-def pull_again(name: str) -> str:
-    """Returns the command that replaces a damaged embedded model."""
-    return f"testronaut-llm models remove embedded/{name} && testronaut-llm models pull embedded/{name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

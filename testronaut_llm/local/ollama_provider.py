@@ -14,8 +14,8 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import LLMError, LocalModelError
 from testronaut_llm.local.download import Progress
 from testronaut_llm.providers.credentials import resolve_key
-from testronaut_llm.providers.endpoint import endpoint_of, pull_command, url_problem
 from testronaut_llm.providers.network import client_settings
+from testronaut_llm.providers.provider import endpoint_of, pull_command, url_problem
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.support.text import closest
 from testronaut_llm.telemetry.redaction import Redactor

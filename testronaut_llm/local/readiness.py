@@ -19,9 +19,18 @@ from testronaut_llm.local.model_downloader import catalogue
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.local.ollama_provider import OllamaModel, OllamaServer
 from testronaut_llm.providers.credentials import key_source
-from testronaut_llm.providers.endpoint import Endpoint, endpoint_of, not_trusted, ollama_url, url_problem
+from testronaut_llm.providers.provider import (
+    Endpoint,
+    Missing,
+    Present,
+    Probe,
+    Provider,
+    endpoint_of,
+    not_trusted,
+    ollama_url,
+    url_problem,
+)
 from testronaut_llm.providers.provider_registry import is_local, provider_of
-from testronaut_llm.providers.row import Missing, Present, Probe, Provider
 from testronaut_llm.support.paths import install
 from testronaut_llm.support.text import few, is_loopback
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal
 from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import AllModelsFailedError, ConfigError, LLMError, LocalModelError, OutputTruncatedError
 from testronaut_llm.local.download import is_pinned, sha256_of
-from testronaut_llm.local.gguf import stored_header
 from testronaut_llm.local.local_models import makes_vectors
-from testronaut_llm.local.model_store import ModelStore, Speed, pull_again
+from testronaut_llm.local.local_provider import stored_header
+from testronaut_llm.local.machine import pull_again
+from testronaut_llm.local.model_store import ModelStore, Speed
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.providers.provider_registry import provider_of
 

@@ -18,9 +18,9 @@ from testronaut_llm.methods.batch import Outcome, Record
 from testronaut_llm.options import AllOptions
 from testronaut_llm.prompts import Prompt
 from testronaut_llm.records import Answer, Message, total_cost
-from testronaut_llm.schema import answer as schema_answer
 from testronaut_llm.schema.document import json_path
-from testronaut_llm.support.money import exact
+from testronaut_llm.schema.output_schema import parse
+from testronaut_llm.support.text import exact
 
 _NUMBER = re.compile(r"(?<!\w)-?\d+(?:[.,]\d+)*")
 
@@ -240,7 +240,7 @@ def _fields(answer: Answer[Any]) -> dict[str, str] | None:
     None if it holds no JSON, or several values that may be the answer.
     """
     try:
-        value, *others = schema_answer.parse(answer.text, lenient=True)
+        value, *others = parse(answer.text, lenient=True)
     except OutputInvalidError:
         return None
     if others:  # any of them may be the answer

@@ -13,7 +13,7 @@ from testronaut_llm.errors import BudgetExceededError, ConfigError
 from testronaut_llm.money.ledger import Ledger, end_leases, standing
 from testronaut_llm.money.ledger_file import LedgerBusyError, Period, day_of, dollars, pico, seconds_left
 from testronaut_llm.records import Attempt, Call, Candidate, Usage
-from testronaut_llm.support.money import CONTEXT, MOST_TOKENS, exact, usd
+from testronaut_llm.support.text import CONTEXT, MOST_TOKENS, exact, usd
 from testronaut_llm.telemetry.log import logger
 
 CALLS_A_DAY = 50

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.money.ledger_file import LedgerBusyError, LedgerFile, Period, day_of, dollars, patiently, pico
-from testronaut_llm.support.money import CONTEXT
+from testronaut_llm.support.text import CONTEXT
 from testronaut_llm.telemetry.log import logger
 
 _MOST_HITS = 256  # in memory; they are written with the next settlement, or at the end

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.support.money import CONTEXT, MOST_USD
 from testronaut_llm.support.paths import Connection, fix_of, install, is_corrupt, make_folder
+from testronaut_llm.support.text import CONTEXT, MOST_USD
 
 T = TypeVar("T")
 Period = Literal["call", "day", "month", "total"]

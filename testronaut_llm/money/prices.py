@@ -6,21 +6,30 @@ LiteLLM and tokencost are slow to import, so their tables are read as files, eac
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.config.sections import PriceConfig
-from testronaut_llm.money.price_rows import FREE, ModelFacts, Price, Rates, Row, read_facts, read_price
-from testronaut_llm.providers.endpoint import endpoint_of, is_own_host, leaves_by_name
+from testronaut_llm.money.price_rows import (
+    FREE,
+    ModelFacts,
+    Price,
+    Rates,
+    Row,
+    decode,
+    model_rows,
+    read_facts,
+    read_price,
+    user_table_path,
+)
+from testronaut_llm.providers.provider import endpoint_of, is_own_host, leaves_by_name
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.records import Usage
-from testronaut_llm.support.paths import data_dir, data_file, version
+from testronaut_llm.support.paths import data_file, version
 from testronaut_llm.support.text import is_loopback
 from testronaut_llm.telemetry.log import logger
 
@@ -140,23 +149,6 @@ class PriceTable:
                         row = table.rows[found]
                         return f"{table.name}: {found}", row, read_facts(row)
         return None
-
-
-def user_table_path() -> Path:
-    """Returns the file that `prices update` writes."""
-    return data_dir() / "prices.json"
-
-
-def decode(text: str) -> Any:
-    """Returns decoded JSON, with fractions as exact Decimals."""
-    return json.loads(text, parse_float=Decimal, parse_constant=Decimal)
-
-
-def model_rows(decoded: Mapping[str, Any]) -> dict[str, Row]:
-    """Returns the entries of models; tables also hold rules and a sample."""
-    models = {k: v for k, v in decoded.items() if isinstance(v, Mapping) and "litellm_provider" in v}
-    models.pop("sample_spec", None)
-    return models
 
 
 def _read_user(path: Path) -> Table | None:

@@ -15,7 +15,7 @@ from testronaut_llm.errors import ConfigError
 from testronaut_llm.money.budgets import Limit
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.money.ledger_file import day_of, dollars, patiently, seconds_left
-from testronaut_llm.support.money import exact
+from testronaut_llm.support.text import exact
 
 _NAMES = ("calls", "unpriced", "prompt_tokens", "completion_tokens", "cost", "hits", "saved_by_cache")
 _SUMS = ", ".join(_NAMES)

@@ -17,8 +17,7 @@ from pydantic import SecretStr
 
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import MissingCredentialError
-from testronaut_llm.providers.endpoint import Endpoint, endpoint_of, is_own_host, not_trusted
-from testronaut_llm.providers.row import Missing, Provider
+from testronaut_llm.providers.provider import Endpoint, Missing, Provider, endpoint_of, is_own_host, not_trusted
 from testronaut_llm.support.paths import install, user_path
 from testronaut_llm.support.text import host_of, is_loopback
 from testronaut_llm.telemetry.redaction import Redactor

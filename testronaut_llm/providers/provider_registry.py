@@ -16,8 +16,8 @@ from typing import Any
 
 from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.providers.endpoint import endpoint_of, leaves_by_name, url_problem
-from testronaut_llm.providers.row import Provider as Provider  # noqa: PLC0414 - exported from here
+from testronaut_llm.providers.provider import Provider as Provider  # noqa: PLC0414 - exported from here
+from testronaut_llm.providers.provider import endpoint_of, leaves_by_name, url_problem
 from testronaut_llm.support.paths import data_file
 from testronaut_llm.support.text import closest, is_loopback
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from testronaut_llm.errors import BudgetExceededError, ContextWindowError, LLMError, NoReadyModelError
 from testronaut_llm.limits.rules import key_of, rules_of
 from testronaut_llm.records import Candidate, Route
-from testronaut_llm.routing.estimates import MONEY, NOT_READY, UNREACHABLE, WINDOW
-from testronaut_llm.support.money import exact, usd
+from testronaut_llm.routing.task_router import MONEY, NOT_READY, UNREACHABLE, WINDOW
+from testronaut_llm.support.text import exact, usd
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig, Strategy

@@ -1,15 +1,20 @@
-"""Reads text from outside (files, JSON, durations, URLs, names), and forms text for output."""
+"""Text from outside (files, JSON, durations, URLs, reasoning tags), text for output, and amounts of money.
+
+A server that does not know a chat template returns the model's reasoning as text. Some templates put the opening tag
+into the prompt, so that the text begins inside the reasoning and has only the closing tag.
+"""
 
 import ipaddress
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOperation, Overflow, localcontext
+from functools import lru_cache, wraps
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
 from testronaut_llm.errors import ConfigError
@@ -138,3 +143,136 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the name {twice[:40]!r} occurs twice in one object")
     return distinct
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MOST_USD = 1_000_000
+"""Most USD of one request; sums of larger amounts would overflow the ledger."""
+MOST_TOKENS = 2**40
+"""Most tokens of one request, for the same reason."""
+
+CONTEXT = Context(  # names every argument: the program may have changed `decimal.DefaultContext`
+    *(28, ROUND_HALF_EVEN, -999_999, 999_999, 1, 0, []), traps=[DivisionByZero, InvalidOperation, Overflow]
+)
+"""The decimal context of all computations with money."""
+_TWO_DIGITS = Context(prec=2, rounding=ROUND_HALF_EVEN)
+_CENT = Decimal("0.01")
+
+
+def exact(function: Callable[P, R]) -> Callable[P, R]:
+    """Runs a function in `CONTEXT`. It must not be a generator or a coroutine."""
+
+    @wraps(function)
+    def inside(*args: P.args, **given: P.kwargs) -> R:
+        with localcontext(CONTEXT):
+            return function(*args, **given)
+
+    return inside
+
+
+def is_amount(value: Any) -> bool:
+    """True if it is a finite number of USD, as an int or a Decimal, from 0 to `MOST_USD`."""
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        return False
+    return Decimal(value).is_finite() and 0 <= value <= MOST_USD
+
+
+def is_count(value: Any) -> TypeGuard[int]:
+    """True if it is a plain int from 0 to `MOST_TOKENS`."""
+    return type(value) is int and 0 <= value <= MOST_TOKENS
+
+
+@exact
+def usd(amount: Decimal) -> str:
+    """Returns `$1.25` or `$0.0012`: cents, or two digits of what is less than ten cents."""
+    if amount == 0:
+        return "$0"
+    if abs(amount) >= _CENT * 10:
+        return f"${amount.quantize(_CENT, rounding=ROUND_HALF_EVEN):,f}"
+    return f"${_TWO_DIGITS.plus(amount).normalize():f}"
+
+
+TAGS = {
+    "<think>": "</think>",  # DeepSeek, Qwen, GLM, MiniMax, Hunyuan, Phi, Nemotron, Granite, ERNIE, Olmo
+    "<thinking>": "</thinking>",  # Apriel
+    "<thought>": "</thought>",  # EXAONE
+    "<reasoning>": "</reasoning>",  # Reka
+    "<seed:think>": "</seed:think>",  # Seed-OSS
+    "<longcat_think>": "</longcat_think>",  # LongCat
+    "[THINK]": "[/THINK]",  # Magistral
+    "<|START_THINKING|>": "<|END_THINKING|>",  # Command A and R
+    "<|inner_prefix|>": "<|inner_suffix|>",  # Apertus
+    "<|channel>thought": "<channel|>",  # Gemma
+    "<|channel|>analysis<|message|>": "<|channel|>final<|message|>",  # gpt-oss
+    "◁think▷": "◁/think▷",  # Kimi
+}
+"""Opening and closing tags."""
+_BEGINNINGS = frozenset({tag[:length] for tag in TAGS for length in range(len(tag))})
+"""Texts that more text can make an opening tag."""
+
+
+class ReasoningFilter:
+    """Removes the reasoning of one answer that arrives in pieces.
+
+    Reasoning without an opening tag is passed on: only its end shows what it is.
+    """
+
+    def __init__(self, tags: Mapping[str, str]) -> None:
+        self._tags, self._held = tags, ""
+        self._closing = ""  # of the reasoning that has begun
+        self._through = self._found = False
+
+    def take(self, piece: str) -> str:
+        """Returns the text that can be passed on now."""
+        if self._through:
+            return piece
+        self._held += piece
+        while True:
+            if self._closing:
+                reasoning, closed, rest = self._held.partition(self._closing)
+                if not closed:
+                    self._held = reasoning[-len(self._closing) :]
+                    return ""
+                self._held, self._closing = rest, ""
+            start = self._held.lstrip()
+            if start in _BEGINNINGS:
+                return ""
+            opening = next(filter(start.startswith, self._tags), None)
+            if opening is None:
+                return self.end()
+            self._held, self._closing, self._found = start.removeprefix(opening), self._tags[opening], True
+
+    def end(self) -> str:
+        """Returns the text not yet passed on, unless it is reasoning without an end."""
+        held, self._held, self._through = self._held, "", True
+        if self._closing:
+            return ""
+        return held.lstrip() if self._found else held
+
+
+def tags_for(prompts: Iterable[str]) -> dict[str, str]:
+    """Returns the tags that do not occur in the prompt: the answer may be about those, or was asked to use them."""
+    spoken, tags = "\n".join(prompts), dict(TAGS)
+    for opening, closing in TAGS.items():
+        if closing in spoken:
+            del tags[opening]
+    return tags
+
+
+def split(text: str, tags: Mapping[str, str] = TAGS) -> tuple[str, str]:
+    """Returns the reasoning before an answer, with its tags, and the answer."""
+    pieces = ReasoningFilter(tags)
+    answer = pieces.take(text) + pieces.end()
+    after = []
+    for opening, closing in tags.items():
+        before, closed, rest = answer.partition(closing)
+        if closed and opening not in before:
+            after.append(rest)
+    if after:
+        try:
+            json.loads(answer)  # JSON may hold a tag in a string
+        except (ValueError, RecursionError):
+            answer = max(after, key=len).lstrip()
+    return text[: len(text) - len(answer)], answer

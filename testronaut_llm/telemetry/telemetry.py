@@ -1,7 +1,10 @@
 """Reports calls and attempts to the application's log, to the file of `log:`, and to OpenTelemetry.
 
-All three get the same fields, named by OpenTelemetry's conventions, without prompts, answers and secrets.
+All three get the same fields, without prompts, answers and secrets. Names are those of OpenTelemetry's conventions:
+https://opentelemetry.io/docs/specs/semconv/gen-ai/. Nothing of it is loaded unless the application has set it up.
 """
+
+from __future__ import annotations
 
 import hashlib
 import logging
@@ -11,14 +14,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import Token
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import LLMError
 from testronaut_llm.records import Answer, Attempt, Call, Embeddings
-from testronaut_llm.telemetry import otel
-from testronaut_llm.telemetry.log import STANDARD, EventFile, logger
+from testronaut_llm.telemetry.log import NAME, STANDARD, EventFile, logger
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span
+
 
 CANCELLED = "left"
 """The error code of a call that was cancelled, or whose stream was closed early."""
@@ -40,7 +48,7 @@ def has_listener(config: LLMConfig | None = None) -> bool:
     if STANDARD.isEnabledFor(logging.INFO) or (config is not None and config.log is not None):
         return True
     is_configured = getattr(sys.modules.get("structlog"), "is_configured", bool)  # another thread may be importing it
-    return is_configured() or ("opentelemetry.trace" in sys.modules and otel.is_set_up())
+    return is_configured() or ("opentelemetry.trace" in sys.modules and has_opentelemetry())
 
 
 class Telemetry:
@@ -77,7 +85,7 @@ class Telemetry:
         span = None
         if has_listener(call.config):
             with _harmless():
-                span = otel.start(call.task) if otel.is_set_up() else None
+                span = start_span(call.task) if has_opentelemetry() else None
             self._watched[call.id] = span and span[0]
         try:
             yield
@@ -91,7 +99,7 @@ class Telemetry:
             self._watched.pop(call.id, None)
             if span is not None:
                 with _harmless():
-                    otel.end(*span)
+                    end_span(*span)
 
     def attempt(self, call: Call, attempt: Attempt) -> None:
         """Reports an attempt that has just ended."""
@@ -181,7 +189,7 @@ class Telemetry:
                 metadata = {f"metadata.{name}": value for name, value in call.metadata.items()}
                 fields = {"llm.task": call.task, "llm.call_id": call.id, **fields, **metadata}
             plain = {name: self._plain(value) for name, value in fields.items() if value is not None}
-            written = plain if span is None else {**plain, **otel.ids_of(span)}
+            written = plain if span is None else {**plain, **span_ids(span)}
             logger().info(event, **written)
             if (log := config.log) is not None:
                 folder = config.path.parent if config.path else Path()
@@ -190,9 +198,9 @@ class Telemetry:
             if call is None or span is None:
                 return
             if attempt is not None:
-                otel.record("embeddings" if call.texts else "chat", attempt, plain)
+                record_metrics("embeddings" if call.texts else "chat", attempt, plain)
             else:  # without tokens, which are in the spans of attempts
-                otel.describe(span, {name: one for name, one in plain.items() if not name.startswith("gen_ai.usage.")})
+                describe_span(span, {name: one for name, one in plain.items() if not name.startswith("gen_ai.usage.")})
 
     def _plain(self, value: Any) -> Any:
         """Returns the value as a JSON type, without secrets; other types as text."""
@@ -201,3 +209,82 @@ class Telemetry:
         if isinstance(value, list | tuple):
             return [self._plain(one) for one in value]
         return self._redact(str(value))
+
+
+PROVIDERS = {"azure": "azure.ai.openai", "bedrock": "aws.bedrock", "gemini": "gcp.gemini", "mistral": "mistral_ai"}
+PROVIDERS |= {"vertex_ai": "gcp.vertex_ai", "watsonx": "ibm.watsonx.ai", "xai": "x_ai"}
+"""Names of the conventions that differ from LiteLLM's."""
+_TOKENS, _SECONDS = [4**n for n in range(14)], [0.01 * 2**n for n in range(14)]
+"""Boundaries of the histograms' buckets, by the conventions."""
+
+
+def has_opentelemetry() -> bool:
+    """True if the application has set OpenTelemetry up."""
+    if "opentelemetry.trace" not in sys.modules:
+        return False
+    from opentelemetry import metrics, trace
+
+    providers = (trace.get_tracer_provider(), metrics.get_meter_provider())
+    return not all("Proxy" in type(one).__name__ for one in providers)  # the default until one is set
+
+
+def start_span(task: str) -> tuple[Span, Token[Context]]:
+    """Starts the span of a call under the current span, and makes it current in this context."""
+    from opentelemetry import context, trace
+
+    span = trace.get_tracer(NAME).start_span(f"{NAME} {task}")
+    return span, context.attach(trace.set_span_in_context(span))
+
+
+def end_span(span: Span, token: Token[Context]) -> None:
+    """Ends the span of a call, in the context in which it was started."""
+    from opentelemetry import context
+
+    context.detach(token)
+    span.end()
+
+
+def span_ids(span: Span) -> dict[str, str]:
+    """Returns the ids of a span and its trace, as logs name them; empty if only metrics are set up."""
+    context = span.get_span_context()
+    if not context.is_valid:
+        return {}
+    return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
+
+
+def describe_span(span: Span, fields: Mapping[str, Any]) -> None:
+    """Sets the fields of an event as attributes of a span, and its status from `error.type`."""
+    from opentelemetry.trace import StatusCode
+
+    span.set_attributes({name: value for name, value in fields.items() if value is not None})
+    if (code := fields.get("error.type")) is not None:
+        span.set_status(StatusCode.ERROR, code)
+
+
+def record_metrics(operation: str, attempt: Attempt, fields: Mapping[str, Any]) -> None:
+    """Adds the span of an ended attempt under the current one, and records its seconds, and tokens if reported.
+
+    The `fields` are those of its event.
+    """
+    from opentelemetry import metrics, trace
+
+    name = fields["gen_ai.request.model"]
+    provider, _, model = name.partition("/")
+    names = {"gen_ai.operation.name": operation, "gen_ai.request.model": model}
+    names["gen_ai.provider.name"] = PROVIDERS.get(provider, provider)
+    cost = None if attempt.cost is None else float(attempt.cost)
+    now = time.time_ns()
+    span = trace.get_tracer(NAME).start_span(
+        f"{operation} {name}", kind=trace.SpanKind.CLIENT, start_time=now - int(attempt.latency * 1e9)
+    )
+    describe_span(span, {**fields, **names, "gen_ai.response.id": fields.get("llm.request_id"), "llm.cost_usd": cost})
+    span.end(now)
+
+    create = metrics.get_meter(NAME).create_histogram  # which returns the same one for the same name
+    error = {"error.type": attempt.error.code} if attempt.error else {}
+    seconds = create("gen_ai.client.operation.duration", "s", explicit_bucket_boundaries_advisory=_SECONDS)
+    seconds.record(attempt.latency, {**names, **error})
+    if attempt.usage is not None and not attempt.usage.estimated:
+        tokens = create("gen_ai.client.token.usage", "{token}", explicit_bucket_boundaries_advisory=_TOKENS)
+        tokens.record(attempt.usage.prompt_tokens, {**names, "gen_ai.token.type": "input"})
+        tokens.record(attempt.usage.completion_tokens, {**names, "gen_ai.token.type": "output"})

@@ -1,19 +1,24 @@
-"""Records exchanges with real servers once, replays them later, and fails at once on any other request.
+"""Records exchanges with real servers once, replays them later, and blocks any other use of the network.
 
 vcrpy intercepts, matches and counts. Added here: fields that a match leaves out, a miss that is a `CassetteMissError`
-with the nearest recording, and that files with a secret are not written.
+with the nearest recording, and that files with a secret are not written. An audit hook sees each connect and name
+look-up of Python, not of child processes.
 """
 
 import copy
 import difflib
+import ipaddress
 import json
 import os
+import socket
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from vcr import matchers
 from vcr.cassette import Cassette as VcrCassette
@@ -26,6 +31,82 @@ from vcr.serialize import deserialize, serialize
 from testronaut_llm.errors import CassetteMissError
 from testronaut_llm.support.paths import write_atomically
 from testronaut_llm.testing import cassette_format as form
+
+_LOOK_UPS = frozenset({"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"})
+_SENDS = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
+
+
+class NetworkBlockedError(OSError):
+    """Raised into code that tries to leave the machine; an OSError, as of a dead network."""
+
+
+class Contact(NamedTuple):
+    """The target of a connect, or of the lookup of a name."""
+
+    host: str
+    port: int | None
+
+
+@dataclass(slots=True, kw_only=True)
+class NetworkGuard:
+    """Connections opened while the guard was on, all on loopback, and those refused."""
+
+    connects: list[Contact] = field(default_factory=list)
+    blocked: list[Contact] = field(default_factory=list)
+
+
+def stays_here(host: str) -> bool:
+    """True if this host name or address is the machine itself."""
+    if host in ("", "localhost", "0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+_guards: list[NetworkGuard] = []
+
+
+@contextmanager
+def network_guard() -> Iterator[NetworkGuard]:
+    """Blocks the network except loopback during the block. Guards nest; each has its own lists."""
+    guard = NetworkGuard()
+    _guards.append(guard)
+    _install()
+    try:
+        yield guard
+    finally:
+        _guards[:] = [one for one in _guards if one is not guard]
+
+
+@cache
+def _install() -> None:
+    sys.addaudithook(_hook)  # it cannot be removed
+
+
+def _hook(event: str, args: tuple[Any, ...]) -> None:
+    if event in _LOOK_UPS:
+        host, port = (*args, None)[:2]
+    elif event in _SENDS and args[0].family in _INTERNET and args[1]:
+        host, port = args[1][:2]
+    else:
+        return
+    name = host.decode("idna") if isinstance(host, bytes) else str(host or "")
+    contact, allowed = Contact(name, port if isinstance(port, int) else None), stays_here(name)
+    for guard in tuple(_guards):
+        if not allowed:
+            guard.blocked.append(contact)
+        elif event == "socket.connect":
+            guard.connects.append(contact)
+    if _guards and not allowed:
+        fix = "replay a cassette or use a server on 127.0.0.1"
+        raise NetworkBlockedError(f"the network is blocked in tests: {event} to {name!r} port {contact.port}; {fix}")
+
+
+_hook.__cantrace__ = True  # type: ignore[attr-defined]  # lets coverage and debuggers see into it
+
 
 Mode = Literal["none", "once", "refresh"]
 _VCR_MODES = {"none": VcrMode.NONE, "once": VcrMode.ONCE, "refresh": VcrMode.ALL}

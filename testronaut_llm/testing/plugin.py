@@ -17,9 +17,8 @@ import pytest
 
 if TYPE_CHECKING:
     from testronaut_llm.llm_manager import LLMManager
-    from testronaut_llm.testing.cassettes import Cassette
+    from testronaut_llm.testing.cassettes import Cassette, NetworkGuard
     from testronaut_llm.testing.fake import FakeLLM
-    from testronaut_llm.testing.network import NetworkGuard
 
 _FAILED = pytest.StashKey[bool]()
 _LEDGER = pytest.StashKey[Any]()
@@ -51,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "after the test, body fields that its match leaves out, and the real server it is recorded from",
     )
     if config.getini("llm_block_network") and not _records(config):
-        from testronaut_llm.testing.network import network_guard
+        from testronaut_llm.testing.cassettes import network_guard
 
         guards = ExitStack()
         guards.enter_context(network_guard())
@@ -176,7 +175,7 @@ def llm_network(request: pytest.FixtureRequest) -> Iterator[NetworkGuard]:
 
     A test fails if `.blocked` is not empty, even if its code ignored the error.
     """
-    from testronaut_llm.testing.network import NetworkGuard, network_guard
+    from testronaut_llm.testing.cassettes import NetworkGuard, network_guard
 
     if _records(request.config):  # recording needs the network
         yield NetworkGuard()
@@ -204,7 +203,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def _write_summary(terminalreporter: pytest.TerminalReporter, file: Path) -> None:
-    from testronaut_llm.support.money import usd
+    from testronaut_llm.support.text import usd
     from testronaut_llm.telemetry.log import append_summary
 
     sums: defaultdict[str, Decimal] = defaultdict(Decimal)

@@ -19,10 +19,10 @@ from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.config.source import load_config, set_value
 from testronaut_llm.config.trust import is_trusted, trust
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.money.price_update import update_prices
+from testronaut_llm.money.price_rows import update_prices
 from testronaut_llm.providers.credentials import read_file
 from testronaut_llm.support.paths import cache_dir, config_dir, data_dir, user_path, write_atomically
-from testronaut_llm.support.reasoning import TAGS, ReasoningFilter, split, tags_for
+from testronaut_llm.support.text import TAGS, ReasoningFilter, split, tags_for
 
 MARK = b"\xef\xbb\xbf"
 YAML = b"version: 1\ntasks:\n  t: {models: [openai/gpt-x]}\n"

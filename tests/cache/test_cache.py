@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from testronaut_llm.cache import disk
-from testronaut_llm.cache.answer_cache import AnswerCache, sealed
+from testronaut_llm.cache import answer_cache
+from testronaut_llm.cache.answer_cache import AnswerCache, opened, sealed
 from testronaut_llm.config.sections import CacheConfig
 
 KEY = "ab" * 32
@@ -109,7 +109,7 @@ def test_a_pickled_key_is_refused(cache: AnswerCache, tmp_path: Path) -> None:
     write(cache, "good")
     rows(cache, "UPDATE Cache SET raw = 0, key = ?", pickle.dumps(Bomb(tmp_path / "ran")))
     assert cache.read(KEY, same) is None
-    with closing(disk.opened(cache.folder)) as store:
+    with closing(opened(cache.folder)) as store:
         with pytest.raises(ValueError, match="pickled key"):
             list(store)
         for key, value in ((KEY, 1), (("a", "tuple"), "text")):
@@ -179,7 +179,7 @@ def test_a_folder_that_cannot_be_used_is_a_miss_and_is_tried_again(cache: Answer
 def test_only_one_write_waits_for_a_program_that_holds_the_store(
     cache: AnswerCache, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "_TIMEOUT", 0.01)
+    monkeypatch.setattr(answer_cache, "_TIMEOUT", 0.01)
     write(cache, 1)
     with closing(sqlite3.connect(cache.folder / "cache.db", isolation_level=None)) as holder, capture_logs() as logs:
         holder.execute("BEGIN IMMEDIATE")

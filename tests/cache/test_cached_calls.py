@@ -16,12 +16,11 @@ from pydantic import AfterValidator, create_model
 from structlog.testing import capture_logs
 
 from testronaut_llm import LLMError, LLMManager, errors
-from testronaut_llm.cache import key as cache_key
+from testronaut_llm.cache.entry import hashed, model_part, parts_of
 from testronaut_llm.cache.files import CacheFiles
-from testronaut_llm.cache.key import parts_of
 from testronaut_llm.config.sections import CacheConfig
 from testronaut_llm.local import readiness
-from testronaut_llm.providers.row import Present
+from testronaut_llm.providers.provider import Present
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
@@ -91,7 +90,7 @@ def key_of(row: dict[str, Any] | None = None, **call: Any) -> str:
     with cached({"m": model("openai", "http://127.0.0.1:8", **(row or {}))}) as llm:
         asked = looked_up(llm, **call)
     (one,) = asked.candidates
-    return cache_key.hashed(*parts_of(asked), cache_key.model_part(one.row, one.provider_row, None))
+    return hashed(*parts_of(asked), model_part(one.row, one.provider_row, None))
 
 
 def test_the_key_holds_what_can_change_the_answer_and_nothing_else() -> None:

@@ -18,8 +18,7 @@ from testronaut_llm import LLMConfig, LLMManager, errors
 from testronaut_llm.errors import AllModelsFailedError, InvalidRequestError, LLMError, ServerError
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import Reply, Request
-from testronaut_llm.methods.classify import SAMPLING
-from testronaut_llm.methods.labels import labels_of, token_probabilities
+from testronaut_llm.methods.classify import SAMPLING, labels_of, token_probabilities
 from testronaut_llm.records import TokenChoice, Usage
 from testronaut_llm.testing.fake import FakeAnswer, FakeGateway
 

@@ -18,7 +18,7 @@ from manager_kit import Make, Run, manager, model
 from testronaut_llm import Answer, LLMError
 from testronaut_llm.cli.options import prompt_of
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local.gguf import GgufHeader, read_header
+from testronaut_llm.local.machine import GgufHeader, read_header
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 

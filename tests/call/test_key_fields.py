@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from manager_kit import build_call
 
-from testronaut_llm.cache.key import parts_of
+from testronaut_llm.cache.entry import parts_of
 from testronaut_llm.config.model_config import TaskConfig
 from testronaut_llm.records import Call, Message
 from testronaut_llm.schema.output_schema import OutputSchema

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from testronaut_llm import errors
 from testronaut_llm.records import Usage
-from testronaut_llm.testing.network import NetworkGuard
+from testronaut_llm.testing.cassettes import NetworkGuard
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 

@@ -19,7 +19,7 @@ from fixtures_local import peak_memory
 from manager_kit import Api, Make, Run
 
 from testronaut_llm import ConfigError, RateLimitError
-from testronaut_llm.cli import progress
+from testronaut_llm.cli import screen
 from testronaut_llm.cli.batch import append, keyed, opened, run_batch
 from testronaut_llm.testing.fake import FakeLLM
 
@@ -196,7 +196,7 @@ def test_a_broken_off_batch_sends_only_what_is_missing(
 
 def test_it_shows_how_far_it_is(batch: Run, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """A terminal shows a bar, other outputs a line every few seconds: answered, failed, spent."""
-    monkeypatch.setattr(progress, "EVERY_SECONDS", 0)
+    monkeypatch.setattr(screen, "EVERY_SECONDS", 0)
     ask(*(str(n) for n in range(5)), "bad")
     code, _, err = batch("--concurrency", "1")
     assert (code, "out.jsonl: 6 of 6 prompts, 1 failed, $0.00012" in err) == (1, True), err

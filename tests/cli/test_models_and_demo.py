@@ -16,7 +16,7 @@ from fault_server import Endpoint, FaultServer
 from fixtures_local import TINY
 from manager_kit import Run
 
-from testronaut_llm.cli import demo
+from testronaut_llm.cli import config
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import model_downloader
 from testronaut_llm.local.model_store import ModelStore
@@ -70,7 +70,7 @@ def test_a_file_of_this_disk_is_pulled_listed_and_removed(run: Run, tmp_path: Pa
 @pytest.mark.usefixtures("tiny_offered")
 def test_the_demo_runs_the_three_tasks_for_nothing(run: Run, api: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of llm.yaml that costs money is not asked, though its key is set."""
-    monkeypatch.setattr(demo, "SMALL", f"embedded/{TINY}")
+    monkeypatch.setattr(config, "SMALL", f"embedded/{TINY}")
     code, out, _ = run("demo")
     assert (code, api.requests) == (0, [])
     assert [f"{n}. " in out for n in (1, 2, 3)] == [True] * 3
@@ -122,7 +122,7 @@ def test_nothing_of_a_strangers_file_is_pulled_or_run(
     for command in ("pull", "remove"):
         code, _, err = run("models", command, "q")
         assert (code, "testronaut-llm trust" in err) == (2, True)
-    monkeypatch.setattr(demo, "SMALL", f"embedded/{TINY}")
+    monkeypatch.setattr(config, "SMALL", f"embedded/{TINY}")
     edit("api_key_env: MY_KEY, price: {input: 1, output: 2}", "api_key_command: 'touch ran; echo k', local: true")
     assert "good answered" not in run("demo")[1]
     assert (Path("ran").exists(), api.requests) == (False, [])

@@ -21,7 +21,7 @@ from fixtures_local import TINY
 from manager_kit import Api, Make, Run
 
 from testronaut_llm import LLMManager
-from testronaut_llm.cli import progress, screen
+from testronaut_llm.cli import screen
 from testronaut_llm.local.download import Progress
 from testronaut_llm.support.text import visible
 
@@ -226,7 +226,7 @@ def test_a_terminal_shows_the_model_and_the_seconds_and_a_pipe_nothing(
     shown, _, after = err.rpartition(SHOW_CURSOR)
     assert (code, COMMANDS[command] in out, "\x1b" in out) == (0, True, False)
     assert (ASKING in shown, ": 0 s" in shown, ASKING in after) == (True, True, False)
-    assert progress.area.live is None
+    assert screen.area.live is None
 
 
 @pytest.mark.usefixtures("on_terminal")
@@ -254,11 +254,11 @@ def test_the_first_load_of_a_local_model_says_so(run: Run) -> None:
 
 @pytest.mark.usefixtures("on_terminal")
 def test_messages_stand_above_the_display(capsys: pytest.CaptureFixture[str]) -> None:
-    with screen.standard_streams(), progress.progress("a model") as report:
+    with screen.standard_streams(), screen.progress("a model") as report:
         report(Progress(note="pulling", total=2))
         print("a \x07 message", file=sys.stderr)  # noqa: T201 - as another library would
     err = capsys.readouterr().err
     assert err.index("pulling") < err.index("a \\u0007 message\n")
-    with progress.progress("x", "seconds"), progress.progress("x", "seconds"):
+    with screen.progress("x", "seconds"), screen.progress("x", "seconds"):
         pass
     assert "x, 2 requests: " in capsys.readouterr().err

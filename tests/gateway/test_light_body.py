@@ -14,7 +14,7 @@ from manager_kit import MODES, Make, ask, manager, model
 from schema_table import STRING, closed
 
 from testronaut_llm import errors
-from testronaut_llm.gateway.light_body import MOST_BYTES_BESIDE_TEXTS, LightBody
+from testronaut_llm.gateway.exchange import MOST_BYTES_BESIDE_TEXTS, LightBody
 from testronaut_llm.support.http_body import BodyError
 
 pytestmark = pytest.mark.usefixtures("provider_keys")

@@ -18,12 +18,11 @@ from tiny_model import ROW
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local import machine
-from testronaut_llm.local.gguf import GgufHeader
 from testronaut_llm.local.local_provider import EmbeddedRunner
-from testronaut_llm.local.machine import RESERVE, fitting_context, needed_memory
+from testronaut_llm.local.machine import RESERVE, GgufHeader, fitting_context, needed_memory
 from testronaut_llm.local.model_store import ModelStore
 from testronaut_llm.local.readiness import embedded_missing
-from testronaut_llm.providers.row import Missing, Present
+from testronaut_llm.providers.provider import Missing, Present
 from testronaut_llm.support.paths import install
 
 

@@ -18,7 +18,7 @@ from manager_kit import Run
 
 from testronaut_llm.errors import LocalModelError
 from testronaut_llm.local.download import file_lock
-from testronaut_llm.local.gguf import GgufHeader, read_header
+from testronaut_llm.local.machine import GgufHeader, read_header
 from testronaut_llm.local.model_store import ModelStore, StoredModel
 
 DAY = 86400

@@ -18,9 +18,9 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from testronaut_llm.errors import LocalModelError
-from testronaut_llm.local import ollama_models
+from testronaut_llm.local import local_models
 from testronaut_llm.local.download import Progress
-from testronaut_llm.local.ollama_models import pull
+from testronaut_llm.local.local_models import pull
 from testronaut_llm.local.ollama_provider import OllamaServer, PullBrokenError
 
 MODEL = "127.0.0.1:5001/library/smollm2:135m"
@@ -39,7 +39,7 @@ DONE = lines({"status": "pulling manifest"}, {**LAYER, "completed": 100}, {"stat
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waited: list[float] = []
-    monkeypatch.setattr(ollama_models, "sleep", waited.append)
+    monkeypatch.setattr(local_models, "sleep", waited.append)
     return waited
 
 
@@ -149,7 +149,7 @@ def test_a_pull_that_broke_off_continues(server: Pulls, broken: str) -> None:
 def test_a_server_that_is_gone_for_a_while_ends_no_pull(server: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     server.bodies = [lines({**LAYER, "completed": 40}), DONE]
     addresses = iter(["http://127.0.0.1:9", server.url])
-    monkeypatch.setattr(ollama_models, "sleep", lambda _: setattr(server._http, "base_url", next(addresses)))
+    monkeypatch.setattr(local_models, "sleep", lambda _: setattr(server._http, "base_url", next(addresses)))
     pull(server, "qwen3")
     assert server.asked == 2
     with pytest.raises(LocalModelError, match="is `ollama serve` running"):
@@ -166,7 +166,7 @@ def test_a_silent_server_is_given_up(waits: list[float]) -> None:
 
 def test_a_download_that_stalls_is_started_again(server: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     server.bodies = [lines(*[{**LAYER, "completed": 99}] * 5)]
-    monkeypatch.setattr(ollama_models, "time", SimpleNamespace(monotonic=count(0, 50).__next__))
+    monkeypatch.setattr(local_models, "time", SimpleNamespace(monotonic=count(0, 50).__next__))
     with pytest.raises(LocalModelError, match="no progress for 120 seconds"):
         pull(server, "qwen3")
     assert server.asked == 3
@@ -175,18 +175,18 @@ def test_a_download_that_stalls_is_started_again(server: Pulls, monkeypatch: pyt
 def test_a_model_that_cannot_fit_into_memory_is_not_fetched(server: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     """A local server has this machine's memory; the memory of a remote one is unknown."""
     server.bodies = [DONE.replace('"total": 100', '"total": 9000000000')]
-    monkeypatch.setattr(ollama_models, "memory_of_servers", lambda: 4.0 * 2**30)
+    monkeypatch.setattr(local_models, "memory_of_servers", lambda: 4.0 * 2**30)
     said = r"^'qwen3' \(to pull it anyway: ollama pull qwen3\) needs at least 8,583 MiB .* has 4,096 MiB"
     with pytest.raises(LocalModelError, match=said):
         pull(server, "qwen3")
     assert server.asked == 1
-    monkeypatch.setattr(ollama_models, "is_loopback", lambda _: False)
+    monkeypatch.setattr(local_models, "is_loopback", lambda _: False)
     pull(server, "qwen3")
 
 
 def test_two_pulls_of_a_model_take_turns(server: Pulls) -> None:
     pull(server, "qwen3")
-    (lock_file,) = (ollama_models.data_dir() / "locks").glob("pull-*.lock")
+    (lock_file,) = (local_models.data_dir() / "locks").glob("pull-*.lock")
     with ThreadPoolExecutor(1) as pool:
         with FileLock(lock_file):
             second = pool.submit(pull, server, "qwen3")

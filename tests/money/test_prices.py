@@ -16,10 +16,9 @@ from manager_kit import a_model as model
 from pytest_httpserver import HTTPServer
 
 from testronaut_llm.errors import ConfigError
-from testronaut_llm.money import price_update
+from testronaut_llm.money import price_rows
 from testronaut_llm.money import prices as price_module
-from testronaut_llm.money.price_rows import Price, Rates, read_price
-from testronaut_llm.money.price_update import update_prices
+from testronaut_llm.money.price_rows import Price, Rates, read_price, update_prices
 from testronaut_llm.money.prices import PriceTable, Table
 from testronaut_llm.records import Usage
 from testronaut_llm.support.paths import data_file
@@ -264,7 +263,7 @@ def test_a_bad_or_unreadable_table_changes_nothing(
         refused(url, "expected a file or an https:// address")
     source = written(tmp_path, GOOD)
     refused(source, "cannot write the price table", Path(source) / "prices.json")
-    monkeypatch.setattr(price_update, "LARGEST", 10)
+    monkeypatch.setattr(price_rows, "LARGEST", 10)
     for large in (source, httpserver.url_for("/good")):
         refused(large, "larger than 10 bytes")
     assert target.read_text() == before

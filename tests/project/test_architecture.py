@@ -29,10 +29,10 @@ LADDER = (
     ("config", "config.*"),
     ("providers", "providers.*", "local", "local.*", "limits", "limits.*", "telemetry.*"),
     ("schema", "schema.*", "money", "money.*", "cache", "cache.*"),
-    ("routing", "routing.*", "proxy", "proxy.*"),
+    ("routing", "routing.*", "proxy"),
     ("gateway", "gateway.*"),
     ("prompts", "options"),
-    ("services", "attempt", "attempt.*", "call"),
+    ("services", "attempt", "call"),
     ("methods", "methods.*"),
     ("engine", "llm_manager", ""),
     ("cli", "cli.*", "testing", "testing.*"),
@@ -50,7 +50,7 @@ HEAVY -= {"rich"}  # structlog imports it where it is installed
 HANDS_ON = ("errors", "testing.cassettes")
 SPEAKS = ("cli", "cli.*", "local.embedded_child")  # and a child process whose stdout is a pipe to its parent
 
-LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 18_948
+LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 18_806
 
 
 def every_module(check: Callable[[Module], None]) -> Callable[[], None]:

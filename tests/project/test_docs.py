@@ -30,7 +30,7 @@ from testronaut_llm import AllModelsFailedError, LLMConfig, LLMManager, options
 from testronaut_llm.cli import app
 from testronaut_llm.config.source import load_config
 from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.testing import cassettes, network  # noqa: F401 - pytest forgets what an inner run imports
+from testronaut_llm.testing import cassettes  # noqa: F401 - pytest forgets what an inner run imports
 from testronaut_llm.testing.fake import FakeLLM
 
 pytestmark = pytest.mark.usefixtures("provider_keys")

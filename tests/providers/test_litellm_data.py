@@ -18,10 +18,10 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.gateway.gateway import load_litellm
 from testronaut_llm.local.readiness import readiness
-from testronaut_llm.providers.endpoint import is_own_host
+from testronaut_llm.providers.provider import is_own_host
 from testronaut_llm.providers.provider_registry import find_provider, listed, litellm_names, litellm_services
 from testronaut_llm.support.text import host_of
-from testronaut_llm.testing.network import NetworkGuard
+from testronaut_llm.testing.cassettes import NetworkGuard
 
 Install = Callable[..., None]  # the fixture `install`
 OWN_FORM = {name for name, fields in listed().items() if "litellm_prefix" in fields}

@@ -19,7 +19,7 @@ from manager_kit import Make, model, program
 
 from testronaut_llm import errors
 from testronaut_llm.providers.network import client_settings, importable, problems, proxy_for
-from testronaut_llm.testing.network import NetworkGuard
+from testronaut_llm.testing.cassettes import NetworkGuard
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 

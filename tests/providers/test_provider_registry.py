@@ -14,9 +14,8 @@ from testronaut_llm.errors import ConfigError, LocalModelError
 from testronaut_llm.local.ollama_provider import OllamaServer
 from testronaut_llm.local.readiness import Probes, Readiness, readiness
 from testronaut_llm.providers import provider_registry
-from testronaut_llm.providers.endpoint import Endpoint, endpoint_of, is_own_host
-from testronaut_llm.providers.provider_registry import Provider, is_local, provider_of, register_provider, timeout_of
-from testronaut_llm.providers.row import Missing
+from testronaut_llm.providers.provider import Endpoint, Missing, Provider, endpoint_of, is_own_host
+from testronaut_llm.providers.provider_registry import is_local, provider_of, register_provider, timeout_of
 from testronaut_llm.support.text import is_loopback
 
 

@@ -16,7 +16,7 @@ from testronaut_llm.config.problems import keys_of
 from testronaut_llm.config.sections import BudgetConfig
 from testronaut_llm.local.readiness import readiness
 from testronaut_llm.money.prices import PriceTable
-from testronaut_llm.proxy.export import ProxyExport, proxy_export
+from testronaut_llm.proxy import ProxyExport, proxy_export
 
 CANARY = "sk-canary-0123456789abcdefghijklmn"
 PACKAGED = ROOT / "llm.yaml"

@@ -27,8 +27,8 @@ from testronaut_llm.options import call_of, embed_call_of
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.records import Candidate, Route
 from testronaut_llm.routing.cost_optimizer import nothing_left, plan
-from testronaut_llm.routing.estimates import READY, Scale
-from testronaut_llm.support.money import usd
+from testronaut_llm.routing.task_router import READY, Scale
+from testronaut_llm.support.text import usd
 
 GONE = Readiness(ready=False, missing="no key", fix="export KEY=...")
 

@@ -12,7 +12,7 @@ from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.gateway import Gateway
 from testronaut_llm.gateway.model_request import Reply, Request, Target
-from testronaut_llm.providers.endpoint import endpoint_of
+from testronaut_llm.providers.provider import endpoint_of
 from testronaut_llm.providers.provider_registry import provider_of
 from testronaut_llm.records import Message, Usage
 

@@ -20,7 +20,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from structlog.testing import capture_logs
 
 from testronaut_llm import LLMManager, errors
-from testronaut_llm.telemetry import otel
+from testronaut_llm.telemetry import telemetry
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_tracer_that_raises_fails_no_call(
 
 
 def test_nothing_is_loaded_without_a_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not otel.is_set_up()
+    assert not telemetry.has_opentelemetry()
     monkeypatch.delitem(sys.modules, "opentelemetry.trace")
-    assert not otel.is_set_up()
+    assert not telemetry.has_opentelemetry()
     assert "opentelemetry.trace" not in sys.modules

@@ -10,8 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from testronaut_llm import ContentFilteredError, LLMTimeoutError, OutputTruncatedError, RateLimitError, Usage
+from testronaut_llm.testing.cassettes import NetworkGuard
 from testronaut_llm.testing.fake import FakeAnswer, FakeLLM, NoRuleError
-from testronaut_llm.testing.network import NetworkGuard
 
 CONFIG = """
 version: 1

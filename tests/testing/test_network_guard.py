@@ -17,8 +17,7 @@ from manager_kit import ask, manager, model
 
 from testronaut_llm.errors import CassetteMissError, LLMError
 from testronaut_llm.local import readiness
-from testronaut_llm.testing.cassettes import use_cassette
-from testronaut_llm.testing.network import NetworkBlockedError, NetworkGuard, network_guard, stays_here
+from testronaut_llm.testing.cassettes import NetworkBlockedError, NetworkGuard, network_guard, stays_here, use_cassette
 
 CASSETTES = Path(__file__).parents[2] / "cassettes"
 CASES = [(wire, call) for wire in WIRES for call in ("complete", "astream", "embed")]

@@ -15,9 +15,9 @@ from manager_kit import Api, Make
 from source_tree import ROOT
 
 from testronaut_llm.local.model_store import ModelStore
-from testronaut_llm.support.money import usd
-from testronaut_llm.testing import cassettes, fake, network  # noqa: F401 - for the inner runs, see `pytestmark`
-from testronaut_llm.testing.network import NetworkGuard
+from testronaut_llm.support.text import usd
+from testronaut_llm.testing import cassettes, fake  # noqa: F401 - for the inner runs, see `pytestmark`
+from testronaut_llm.testing.cassettes import NetworkGuard
 
 pytestmark = pytest.mark.usefixtures("api")  # imports LiteLLM first: pytest unloads what an inner run imports
 PAGE = ROOT / "docs" / "how-to" / "test-your-code.md"

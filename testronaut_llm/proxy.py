@@ -14,12 +14,10 @@ from testronaut_llm.config.model_config import LLMConfig, ModelConfig
 from testronaut_llm.errors import ConfigError
 from testronaut_llm.money.prices import PriceTable
 from testronaut_llm.providers.credentials import key_source
-from testronaut_llm.providers.endpoint import endpoint_of, url_problem
+from testronaut_llm.providers.provider import Provider, endpoint_of, url_problem
 from testronaut_llm.providers.provider_registry import is_local, provider_of
-from testronaut_llm.providers.row import Provider
 from testronaut_llm.routing.task_router import one_vector_space, select
-from testronaut_llm.support.money import exact
-from testronaut_llm.support.text import is_loopback
+from testronaut_llm.support.text import exact, is_loopback
 
 _PROXY = "litellm_proxy"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::-[^{}]*)?\}")

@@ -1,1 +1,0 @@
-"""Converts `llm.yaml` to a configuration of the LiteLLM proxy."""
