@@ -17,11 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
+from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
 
 from testronaut_llm.providers.provider import SchemaDialect, endpoint_of
 from testronaut_llm.records import Answer, Embeddings, TokenChoice, Usage
+from testronaut_llm.support.paths import cache_dir
 from testronaut_llm.support.text import exact, is_amount, is_count
 
 if TYPE_CHECKING:
@@ -239,3 +241,29 @@ def _usd(cost: Any) -> Decimal | None:
 def _choice(token: Any, logprob: Any, others: Any) -> TokenChoice:
     known = {str(other): float(value) for other, value in others.items()}
     return TokenChoice(token=str(token), logprob=float(logprob), others=known)
+
+
+_SUM = 16  # characters of the checksum
+_decoded = json.JSONDecoder().raw_decode
+
+
+def default_folder() -> Path:
+    """Returns the path of the store of all managers of this user."""
+    return cache_dir() / "answers"
+
+
+def sealed(key: str, value: Any) -> str:
+    """Returns a JSON value as it is stored, with a checksum that ties it to its key."""
+    text = canonical(value)
+    return _sum(key, text) + text
+
+
+def unsealed(key: str, stored: Any) -> Any:
+    """Returns the JSON value of a row. Raises ValueError if it is not what was stored."""
+    if type(stored) is not str or stored[:_SUM] != _sum(key, stored[_SUM:]):
+        raise ValueError("a row that is not text, or has a wrong checksum")
+    return _decoded(stored, _SUM)[0]
+
+
+def _sum(key: str, text: str) -> str:
+    return hashlib.sha256(f"{key}\n{text}".encode()).hexdigest()[:_SUM]

@@ -10,18 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from testronaut_llm.cache.entry import (
-    Vector,
-    answer_of,
-    answer_value,
-    canonical,
-    digest_key,
-    hashed,
-    model_part,
-    parts_of,
-    vector_of,
-    vector_values,
-)
+from testronaut_llm.cache import entry
+from testronaut_llm.cache.entry import Vector, answer_of, answer_value, vector_of, vector_values
 from testronaut_llm.cache.entry import joined as all_vectors
 from testronaut_llm.errors import CacheMissError
 from testronaut_llm.records import Answer, Call, Candidate, Embeddings, Result, merged
@@ -91,7 +81,7 @@ class Lookup:
             return replace(result, latency=time.monotonic() - call.started, masked=call.masking.count)
         for part in self._parts(call):  # one, or none
             for one in call.candidates:
-                key = hashed(part, self._model_part(call, one))
+                key = entry.hashed(part, self._model_part(call, one))
                 answer = self.cache.read(key, partial(_decoded, call, one))
                 if answer is not None and (call.accept is None or call.accept(answer)):
                     return answer
@@ -110,7 +100,7 @@ class Lookup:
         models = [self._model_part(call, one) for one in call.candidates]
         for text, part in zip(call.texts, self._parts(call), strict=False):
             for model in models:
-                vector = self.cache.read(hashed(part, model), vector_of)
+                vector = self.cache.read(entry.hashed(part, model), vector_of)
                 if vector is not None:
                     found[text] = vector
                     break
@@ -123,13 +113,13 @@ class Lookup:
         """
         if self.cache is None or call.cache != "use" or not (parts := self._parts(call)):
             return None
-        return hashed(*parts, *[self._model_part(call, one) for one in call.candidates])
+        return entry.hashed(*parts, *[self._model_part(call, one) for one in call.candidates])
 
     def drop(self, call: Call) -> None:
         """Deletes what is stored for a call, so that no other model's older answer is found later."""
         if self.cache is not None:
             models = [self._model_part(call, one) for one in call.candidates]
-            self.cache.drop([hashed(part, model) for part in self._parts(call) for model in models])
+            self.cache.drop([entry.hashed(part, model) for part in self._parts(call) for model in models])
 
     def keeps(self, call: Call) -> bool:
         """True if the result of a call is stored."""
@@ -149,10 +139,10 @@ class Lookup:
             values = [answer_value(replace(result, text=text), dialect)]
             if text != result.text:
                 values[0].pop("logprobs", None)  # its tokens may be parts of a secret
-            if result.finish_reason != "stop" or self._redactor.knows(canonical(values[0])):
+            if result.finish_reason != "stop" or self._redactor.knows(entry.canonical(values[0])):
                 return
         for part, value in zip(parts, values, strict=True):
-            cache.write(hashed(part, model), value, call.config.cache, task=call.task)
+            cache.write(entry.hashed(part, model), value, call.config.cache, task=call.task)
 
     def without(self, call: Call, found: dict[str, Vector]) -> Call:
         """Returns the call with only the texts to send: each once, without those `found`."""
@@ -173,19 +163,19 @@ class Lookup:
     def _parts(self, call: Call) -> Sequence[str]:
         """Returns what a call asks, without its model: one part, or one per text; none if it cannot be stored."""
         if (parts := self._asked.get(call)) is None:
-            parts = self._asked[call] = parts_of(call, call.texts)
+            parts = self._asked[call] = entry.parts_of(call, call.texts)
         return parts
 
     def _model_part(self, call: Call, one: Candidate, *, seen: str | None = None) -> str:
         """Returns a model's part of the key; that of a local model has its last seen digest, which is stored, too."""
         row, provider = one.row, one.provider_row
         if not provider.local or row.digest or self.cache is None:
-            return model_part(row, provider, None)
-        key = digest_key(row, provider)
+            return entry.model_part(row, provider, None)
+        key = entry.digest_key(row, provider)
         noted = self.cache.read(key, str)
         if seen is not None and noted != seen:
             self.cache.write(key, seen, call.config.cache, task=None)
-        return model_part(row, provider, seen or noted)
+        return entry.model_part(row, provider, seen or noted)
 
 
 def _decoded(call: Call, one: Candidate, value: Any) -> Answer[Any]:

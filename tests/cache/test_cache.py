@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from testronaut_llm.cache import answer_cache
-from testronaut_llm.cache.answer_cache import AnswerCache, opened, sealed
+from testronaut_llm.cache import files
+from testronaut_llm.cache.answer_cache import AnswerCache
+from testronaut_llm.cache.entry import sealed
+from testronaut_llm.cache.files import opened
 from testronaut_llm.config.sections import CacheConfig
 
 KEY = "ab" * 32
@@ -179,7 +181,7 @@ def test_a_folder_that_cannot_be_used_is_a_miss_and_is_tried_again(cache: Answer
 def test_only_one_write_waits_for_a_program_that_holds_the_store(
     cache: AnswerCache, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answer_cache, "_TIMEOUT", 0.01)
+    monkeypatch.setattr(files, "_TIMEOUT", 0.01)
     write(cache, 1)
     with closing(sqlite3.connect(cache.folder / "cache.db", isolation_level=None)) as holder, capture_logs() as logs:
         holder.execute("BEGIN IMMEDIATE")

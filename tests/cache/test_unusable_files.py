@@ -20,8 +20,9 @@ from manager_kit import KEY, Api, Make, ask, manager, model, program
 from unwritable_program import obey_modes
 
 from testronaut_llm import LLMManager, errors
-from testronaut_llm.cache import answer_cache
-from testronaut_llm.cache.answer_cache import FILE, default_folder
+from testronaut_llm.cache import files
+from testronaut_llm.cache.entry import default_folder
+from testronaut_llm.cache.files import FILE
 from testronaut_llm.support.paths import data_dir
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
@@ -124,7 +125,7 @@ async def test_what_was_not_settled_is_settled_at_the_end(api: Make, mode: str, 
 
 @each_mode
 async def test_a_store_that_is_held_stops_no_loop(api: Make, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answer_cache, "_TIMEOUT", 1.5 * LONGEST)
+    monkeypatch.setattr(files, "_TIMEOUT", 1.5 * LONGEST)
     with _llm(api("a", faults.good()), cache="use") as llm:
         await ask(llm, mode, "first")
         with closing(hold(default_folder() / FILE)):

@@ -15,7 +15,7 @@ import pytest
 from manager_kit import KEY, Api, Make, Run, model
 
 from testronaut_llm import LLMManager
-from testronaut_llm.cache.answer_cache import default_folder
+from testronaut_llm.cache.entry import default_folder
 
 FILE = "answers.jsonl"
 
