@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from manager_kit import ask, config, manager
 from pydantic import BaseModel
-from wires import MODES, WIRES, Servers, Wire, cases
+from wires import KINDS, SERVED, Servers, Wire, cases
 
 from testronaut_llm import Answer, LLMError, LLMManager, errors
 from testronaut_llm.testing.cassettes import Cassette
@@ -146,23 +146,23 @@ async def test_missing_model(llm: LLMManager, asynchronous: bool) -> None:
 
 
 def test_every_mode_has_a_recording_or_a_reason() -> None:
-    proved = {mode: {case.values[0].name for case in cases(mode)} for mode in MODES}
-    for wire in WIRES:
+    proved = {mode: {case.values[0].name for case in cases(mode)} for mode in KINDS}
+    for wire in SERVED:
         if wire.embedded:
-            assert {mode for mode in MODES if wire.name not in proved[mode]} == set(wire.gaps) != set(MODES)
+            assert {mode for mode in KINDS if wire.name not in proved[mode]} == set(wire.gaps) != set(KINDS)
 
 
 @pytest.mark.llm_cassette("wires/same-weights")
 def test_same_weights_same_text(wire_servers: Servers, cassette: Cassette, monkeypatch: pytest.MonkeyPatch) -> None:
     """One server's weights give the same text and counts behind each of its wires."""
     models: dict[str, Any] = {}
-    for number, wire in enumerate(one for one in WIRES if one.embedded):
+    for number, wire in enumerate(one for one in SERVED if one.embedded):
         base, key = wire_servers.reach(wire)
         monkeypatch.setenv(f"WIRE_KEY_{number}", key)
         models[wire.name] = {"model": f"{wire.provider}/smollm2-135m", "api_base": base}
         models[wire.name] |= {"api_version": wire.api_version, "api_key_env": f"WIRE_KEY_{number}"}
     if wire_servers.recording:
-        cassette.note("recorded_from", wire_servers.described(WIRES[0]) + "; and the same server over its other wires")
+        cassette.note("recorded_from", wire_servers.described(SERVED[0]) + "; and the same server over its other wires")
     with manager(models, max_tokens=120) as llm:
         for prompt in SAME:
             answers = [llm.complete("t", prompt, model=name) for name in models]
