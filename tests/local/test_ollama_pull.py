@@ -79,7 +79,7 @@ def pulls(httpserver: HTTPServer) -> Iterator[Pulls]:
     ],
 )
 def test_a_recorded_pull_ends_in_success_or_the_servers_words(
-    cassette: object, name: str, first: int | None, error: str | None
+    llm_cassette: object, name: str, first: int | None, error: str | None
 ) -> None:
     steps: list[Progress] = []
     with pytest.raises(PullBrokenError, match=error) if error else nullcontext():

@@ -75,14 +75,14 @@ ROUTES = [
 
 @pytest.mark.parametrize(("no_proxy", "url", "direct"), ROUTES)
 def test_each_form_of_no_proxy(
-    trap: Endpoint, network: NetworkGuard, monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str, direct: bool
+    trap: Endpoint, llm_network: NetworkGuard, monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str, direct: bool
 ) -> None:
     monkeypatch.setenv("NO_PROXY", no_proxy)
     ends = pytest.raises(httpx.ConnectError) if direct else contextlib.nullcontext()  # there is no network to go to
     with httpx.Client(**client_settings(url)) as client, ends:
         client.get(url)
-    assert (len(trap.requests), bool(network.blocked)) == (not direct, direct)
-    network.blocked.clear()
+    assert (len(trap.requests), bool(llm_network.blocked)) == (not direct, direct)
+    llm_network.blocked.clear()
 
 
 def test_a_redirect_may_lead_to_loopback_or_to_https(trap: Endpoint, server: FaultServer) -> None:
