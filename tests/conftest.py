@@ -26,10 +26,6 @@ _STEERING = re.compile(
 )
 
 
-cassette = pytest.fixture(lambda llm_cassette: llm_cassette)
-network = pytest.fixture(lambda llm_network: llm_network)
-
-
 def pytest_configure() -> None:
     asyncio.set_event_loop(None)  # pytest-asyncio would make one, and the first `asyncio.run` drop it unclosed
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell sets it for a job in the background

@@ -78,7 +78,7 @@ print(answer.text, [name for name in heavy if name in sys.modules], llm._made is
     assert not a.asked
 
 
-# What differs in the model's row; tests/call/test_key_fields.py has each field of a call.
+# What differs in the model's row; tests/cache/test_key_fields.py has each field of a call.
 CHANGES: dict[str, Any] = {
     "extra": {"top_p": 0.5}, "model": "openai/another", "api_base": "http://127.0.0.1:9/v1", "num_ctx": 4096,
     "api_version": "2024-10-21", "base_model": "gpt-4o", "reasoning": "low", "digest": "abcdef0", "dimensions": 256,

@@ -21,19 +21,19 @@ pytestmark = pytest.mark.usefixtures("provider_keys")
 
 
 @pytest.fixture
-def server(api: Callable[..., Api]) -> Api:
+def endpoint(api: Callable[..., Api]) -> Api:
     return api("a", faults.good("an answer", usage=(20, 10)))
 
 
 @pytest.fixture
-def llm(server: Api) -> Iterator[LLMManager]:
+def llm(endpoint: Api) -> Iterator[LLMManager]:
     """Two models with a price, of which the second costs ten times as much, and a cache."""
     price = {"input": "10", "output": "20"}
-    with manager({"a": model("openai", server), "b": model("openai", server, price=price)}, cache="use") as made:
+    with manager({"a": model("openai", endpoint), "b": model("openai", endpoint, price=price)}, cache="use") as made:
         yield made
 
 
-def test_it_sums_each_model_and_the_route(llm: LLMManager, server: Api) -> None:
+def test_it_sums_each_model_and_the_route(llm: LLMManager, endpoint: Api) -> None:
     """A sum with an unknown price is unknown."""
     prompts = ["one", "two and more", "three"]
     found = llm.estimate("t", prompts)
@@ -46,10 +46,10 @@ def test_it_sums_each_model_and_the_route(llm: LLMManager, server: Api) -> None:
         assert one.tokens == sum(candidate.est_tokens or 0 for candidate in kept)
     assert (found.route.cost, found.route.first, found.models[1].first) == (found.models[0].cost, 3, 0)
     assert (found.prompts, found.cached, found.refused, found.left, found.fits) == (3, 0, 0, None, True)
-    with manager({"a": model("openai", server, price=None, model="openai/no-such-model")}) as unpriced:
+    with manager({"a": model("openai", endpoint, price=None, model="openai/no-such-model")}) as unpriced:
         found = unpriced.estimate("t", ["x"])
     assert (found.route.cost, found.models[0].worst_cost, found.route.first) == (None, None, 1)
-    assert server.asked == []
+    assert endpoint.asked == []
 
 
 def test_stored_and_repeated_prompts_cost_nothing(llm: LLMManager) -> None:
@@ -94,20 +94,20 @@ def test_a_wrong_argument_is_an_error(llm: LLMManager) -> None:
     ({"per_call": "0.01", "per_day": "0.00045"}, False, "budget.per_day"),
     ({"per_day": "1", "total": "0.5"}, True, "budget.total"),
 ])  # fmt: skip
-def test_it_says_what_the_budget_leaves(server: Api, limits: dict[str, str], fits: bool, limit: str) -> None:
-    with manager({"a": model("openai", server)}, budget=limits, max_tokens=20) as llm:
+def test_it_says_what_the_budget_leaves(endpoint: Api, limits: dict[str, str], fits: bool, limit: str) -> None:
+    with manager({"a": model("openai", endpoint)}, budget=limits, max_tokens=20) as llm:
         spent = llm.complete("t", "first").cost or Decimal(0)
         found = llm.estimate("t", (f"prompt {number}" for number in range(20)))
     assert (found.fits, found.limit, found.route.first) == (fits, limit, 20)
     assert found.left == (Decimal(limits[limit.removeprefix("budget.")]) - spent if limit else None)
 
 
-def test_the_batch_then_costs_what_was_estimated(llm: LLMManager, server: Api) -> None:
+def test_the_batch_then_costs_what_was_estimated(llm: LLMManager, endpoint: Api) -> None:
     def answer(exchange: Exchange) -> None:
         text = exchange.request.body["messages"][-1]["content"]
         faults.good(usage=(count("o200k", text) + 7, 100 + len(text) % 40))(exchange)
 
-    server.plan(answer)
+    endpoint.plan(answer)
     llm.batch("t", [f"learn {'x' * number}" for number in range(12)])
     prompts = [f"{'What does the option do? ' * (number % 9 + 1)}{number}" for number in range(40)]
     found, before = llm.estimate("t", prompts), llm.session.cost

@@ -11,6 +11,7 @@ from typing import Any
 import faults
 import pytest
 from fault_server import Exchange
+from gateway_kit import CLIENTS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from manager_kit import Make, Run, manager, model
@@ -22,7 +23,6 @@ from testronaut_llm.local.machine import GgufHeader, read_header
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-WIRES = ("openai", "anthropic", "ollama")
 some = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 many = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -37,7 +37,7 @@ bodies = st.recursive(
 raw = st.binary(max_size=60) | bodies.map(lambda value: json.dumps(value).encode())
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", CLIENTS)
 @given(status=st.sampled_from((200, 200, 200, 201, 400, 418, 429, 500)), body=raw)
 @some
 def test_any_body_is_an_answer_or_an_error(api: Make, wire: str, status: int, body: bytes) -> None:
@@ -46,7 +46,7 @@ def test_any_body_is_an_answer_or_an_error(api: Make, wire: str, status: int, bo
         _ended(llm.complete, "t", "hi")
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", CLIENTS)
 @given(lines=st.lists(raw, max_size=5))
 @some
 def test_any_stream_is_an_answer_or_an_error(api: Make, wire: str, lines: list[bytes]) -> None:
@@ -69,7 +69,7 @@ def _ended(call: Callable[..., Any], *arguments: str) -> None:
     assert isinstance(result, Answer | list | str)
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", CLIENTS)
 def test_odd_prompts_are_sent_or_refused(api: Make, wire: str) -> None:
     a = api("a", faults.good("fine"))
     with manager({"m": model(wire, a, context_window=50_000_000)}, cache="use", retries=0, timeout=60) as llm:

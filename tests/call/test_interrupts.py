@@ -14,6 +14,7 @@ from typing import Any
 import faults
 import pytest
 from fault_server import Exchange
+from gateway_kit import CLIENTS
 from manager_kit import MODES, Make, ask, booked, eventually, is_idle, manager, model
 
 from testronaut_llm import Answer, LLMManager, call, errors
@@ -21,7 +22,6 @@ from testronaut_llm.gateway.gateway import Gateway
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-WIRES = ("openai", "anthropic", "ollama")
 SOON = 0.4
 
 
@@ -48,7 +48,7 @@ def check(llm: LLMManager, *, attempts: int = 1) -> None:
     *(("openai", faults.silent, mode) for mode in MODES),
     ("openai", dripping_headers, "complete"),
     ("openai", faults.stalled_stream, "stream"),
-    *((wire, faults.dripping(0.02, text="x" * 5000), "stream") for wire in WIRES),
+    *((wire, faults.dripping(0.02, text="x" * 5000), "stream") for wire in CLIENTS),
 ])  # fmt: skip
 async def test_a_deadline_ends_a_call_with_any_server(api: Make, wire: str, slow: Any, mode: str) -> None:
     a = api("a", slow)
@@ -143,7 +143,7 @@ def test_closing_the_manager_ends_the_calls_of_other_threads(api: Make) -> None:
     check(llm)
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", CLIENTS)
 def test_a_stream_that_is_closed_early_is_settled(api: Make, wire: str) -> None:
     a = api("a", faults.stalled_stream)
     with managed(a, wire) as llm:
@@ -155,7 +155,7 @@ def test_a_stream_that_is_closed_early_is_settled(api: Make, wire: str) -> None:
             _ = stream.answer
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", CLIENTS)
 def test_closing_a_stream_that_has_arrived_harms_no_other_call(api: Make, wire: str) -> None:
     """Another call may use the connection of a complete stream already; it continues."""
     with managed(api("a", faults.good("one two three")), wire) as llm:

@@ -37,7 +37,7 @@ PATHS = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("wire", WIRES)
-async def test_an_answer_has_all_its_facts(api: Make, network: NetworkGuard, wire: str, mode: str) -> None:
+async def test_an_answer_has_all_its_facts(api: Make, llm_network: NetworkGuard, wire: str, mode: str) -> None:
     a = api("a", faults.good())
     async with manager({"m": model(wire, a)}) as llm:
         answer = await ask(llm, mode, "Say hello.")
@@ -50,7 +50,7 @@ async def test_an_answer_has_all_its_facts(api: Make, network: NetworkGuard, wir
     assert not answer.cached
     assert [one.path for one in a.asked] == [PATHS[wire]]
     readiness = 1 if wire == "ollama" else 0  # for the models there are, and those that are loaded
-    assert len(network.connects) == 1 + readiness
+    assert len(llm_network.connects) == 1 + readiness
 
 
 @pytest.mark.parametrize("mode", ["complete", "stream"])

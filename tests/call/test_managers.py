@@ -29,14 +29,14 @@ def opened(tmp_path: Path) -> Iterator[Open]:
     """Opens managers, each on an `llm.yaml` of its own with one task `t`."""
     with ExitStack() as managers:
 
-        def make(name: str, row: dict[str, Any], *, task: dict[str, Any] | None = None, **sections: Any) -> LLMManager:
+        def opens(name: str, row: dict[str, Any], *, task: dict[str, Any] | None = None, **sections: Any) -> LLMManager:
             file = tmp_path / name / "llm.yaml"
             file.parent.mkdir(exist_ok=True)
             settings = {"models": "m", "cache": "off", "retries": 0, **(task or {})}
             file.write_text(json.dumps({"models": {"m": row}, "tasks": {"t": settings}, **sections}))
             return managers.enter_context(LLMManager(file))
 
-        yield make
+        yield opens
 
 
 def test_an_alias_is_a_model_of_its_own_file(api: Make, opened: Open, caplog: pytest.LogCaptureFixture) -> None:

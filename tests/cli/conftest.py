@@ -53,19 +53,19 @@ def project(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make
 
 
 @pytest.fixture
-def api(server: FaultServer) -> Endpoint:
+def endpoint(server: FaultServer) -> Endpoint:
     return server.plan("a", faults.good("An answer."))
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, api: Endpoint) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint) -> Path:
     """Enters a folder with an llm.yaml, which can be changed by `edit`: `good` is ready, `keyless` has no key."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MY_KEY", KEY)
     (tmp_path / "llm.yaml").write_text(
         f"""version: 1
 models:
-  good: {{model: openai/gpt-4o-mini, api_base: "{api.url}/v1", api_key_env: MY_KEY, price: {{input: 1, output: 2}}}}
+  good: {{model: openai/gpt-4o-mini, api_base: {endpoint.url}/v1, api_key_env: MY_KEY, price: {{input: 1, output: 2}}}}
   keyless: {{model: anthropic/claude-haiku-4-5}}
 tasks:
   cli_analysis: {{models: [good, keyless], retries: 0}}

@@ -17,7 +17,7 @@ LABELS = ("--label", " passed = as expected", "--label", "failed ")
 
 
 @pytest.fixture
-def api(project: Make) -> Api:
+def endpoint(project: Make) -> Api:
     return project(faults.good('{"result": "passed"}'))
 
 
@@ -29,13 +29,13 @@ def compare(project: Make, make: Make, run: Run) -> Run:
     return lambda *words: run("compare", *words)
 
 
-def test_the_label_is_printed_and_compared(run: Run, api: Api) -> None:
+def test_the_label_is_printed_and_compared(run: Run, endpoint: Api) -> None:
     """If it is not the expected one, the exit code is 1; outer spaces do not count."""
     for expect, ends in ((), 0), (("--expect", "passed "), 0), (("--expect", "failed"), 1):
         code, out, err = run("classify", "t", "-", *LABELS, *expect, stdin="All is well.")
         assert (code, out) == (ends, "passed\n")
         assert "passed 94%, failed 6% (by votes, 2 answers), $" in err
-    assert "- passed: as expected\\n- failed" in json.dumps(api.bodies[0])
+    assert "- passed: as expected\\n- failed" in json.dumps(endpoint.bodies[0])
     found = json.loads(run("classify", "t", "hi", *LABELS, "--votes", "1", "--json")[1])
     assert (found["label"], found["method"], found["votes"]) == ("passed", "votes", {"passed": 1, "failed": 0})
     assert sum(found["probabilities"].values()) == pytest.approx(1)
@@ -125,7 +125,7 @@ def test_an_error_without_an_attempt_of_its_own_has_the_code_of_the_earlier_ones
     assert code_of(LLMTimeoutError("x")) == 1
 
 
-def test_a_summary_is_appended_and_a_full_disk_loses_no_answer(api: Api, run: Run) -> None:
+def test_a_summary_is_appended_and_a_full_disk_loses_no_answer(endpoint: Api, run: Run) -> None:
     Path("summary.md").write_text("# Job\n\n")
     for _ in range(2):
         assert run("run", "t", "hi", "--summary", "summary.md")[0] == 0
@@ -137,6 +137,6 @@ def test_a_summary_is_appended_and_a_full_disk_loses_no_answer(api: Api, run: Ru
         f"### `run t`\n\n{head}| 1 | 1 | 0 | $0 (saved $0.000024) |\n\n"
         f"### `run t`\n\n{head}| 0 | 0 | 1 | $0 |\n\n{failure}"
     )
-    assert len(api.asked) == 1
+    assert len(endpoint.asked) == 1
     code, out, err = run("run", "t", "hi", "--summary", "/dev/full")
     assert (code, out, "cannot write /dev/full: No space left" in err) == (0, '{"result": "passed"}\n', True)

@@ -33,13 +33,13 @@ def echo(exchange: Exchange) -> None:
 
 
 @pytest.fixture
-def server(project: Make) -> Api:
+def endpoint(project: Make) -> Api:
     gone = {"model": "ollama/qwen3:8b", "api_base": "http://127.0.0.1:9"}
     return project(echo, task={"cache": "off"}, models={"gone": gone}, budget={"per_day": 0.07})
 
 
 @pytest.fixture
-def batch(server: Api, run: Run) -> Run:
+def batch(endpoint: Api, run: Run) -> Run:
     return lambda *words: run("run", "t", *BATCH, *OUT, *words)
 
 
@@ -51,8 +51,8 @@ def answers() -> list[Any]:
     return sorted(map(json.loads, Path("out.jsonl").read_text().splitlines()), key=lambda row: row["line"])
 
 
-def asked(server: Api) -> list[str]:
-    return sorted(body["messages"][-1]["content"] for body in server.bodies)
+def asked(endpoint: Api) -> list[str]:
+    return sorted(body["messages"][-1]["content"] for body in endpoint.bodies)
 
 
 def test_each_answer_is_a_line_with_the_number_of_its_prompt(batch: Run) -> None:
@@ -65,49 +65,49 @@ def test_each_answer_is_a_line_with_the_number_of_its_prompt(batch: Run) -> None
     assert answers()[0]["cost"] == "0.000024"
 
 
-def test_a_failure_stops_nothing_and_is_asked_again(server: Api, batch: Run) -> None:
+def test_a_failure_stops_nothing_and_is_asked_again(endpoint: Api, batch: Run) -> None:
     ask("one", "bad", "three")
     code, _, err = batch()
     assert (code, "2 of 3 answered, 1 failed" in err) == (1, True)
     assert [row.get("text") or row["error"]["code"] for row in answers()] == ["re: one", "invalid_request", "re: three"]
-    server.plan(faults.good("now"))
+    endpoint.plan(faults.good("now"))
     code, _, err = batch()
-    assert (code, "2 of 3 are already answered" in err, asked(server)) == (0, True, ["bad"])
+    assert (code, "2 of 3 are already answered" in err, asked(endpoint)) == (0, True, ["bad"])
     assert Path("out.jsonl").read_text().count("\n") == 4
     assert json.loads(Path("out.jsonl").read_text().splitlines()[-1])["text"] == "now"
 
 
-def test_a_crash_in_the_middle_of_a_line_costs_that_line(server: Api, batch: Run) -> None:
+def test_a_crash_in_the_middle_of_a_line_costs_that_line(endpoint: Api, batch: Run) -> None:
     ask(*(str(n) for n in range(10)))
     batch()
     lines = sorted(Path("out.jsonl").read_bytes().splitlines(keepends=True), key=lambda row: json.loads(row)["line"])
     Path("out.jsonl").write_bytes(b"".join(lines[5:8]) + lines[2][:40])
-    server.plan(echo)
+    endpoint.plan(echo)
     assert batch()[0] == 0
-    assert asked(server) == sorted("0123489")
+    assert asked(endpoint) == sorted("0123489")
     assert [row["text"] for row in answers()] == [f"re: {n}" for n in range(10)]
 
 
-def test_what_was_changed_is_asked_again(server: Api, batch: Run) -> None:
+def test_what_was_changed_is_asked_again(endpoint: Api, batch: Run) -> None:
     ask("one", "two")
     batch()
     ask("one", "zwei", "three")
-    server.plan(echo)
+    endpoint.plan(echo)
     batch()
-    assert asked(server) == ["three", "zwei"]
-    server.plan(echo)
+    assert asked(endpoint) == ["three", "zwei"]
+    endpoint.plan(echo)
     batch("--max-tokens", "7", "--max-cost", "1")
     batch("--max-tokens", "7", "--cache", "use")
-    assert len(server.asked) == 3
+    assert len(endpoint.asked) == 3
 
 
-def test_a_dry_run_says_what_it_would_cost(server: Api, batch: Run, run: Run) -> None:
+def test_a_dry_run_says_what_it_would_cost(endpoint: Api, batch: Run, run: Run) -> None:
     ask(*(str(n) for n in range(300)))
     code, _, err = batch("--dry-run")
     assert (code, "$0.07 is left of budget.per_day, which is not enough\n" in err) == (0, True), err
     ask("one", "two", "two", "")
     code, out, err = run("run", "t", *BATCH, "--dry-run")
-    assert (code, server.asked, Path("out.jsonl").exists()) == (2, [], False)  # of the line that is no prompt
+    assert (code, endpoint.asked, Path("out.jsonl").exists()) == (2, [], False)  # of the line that is no prompt
     assert [line.split("\t")[:3] for line in out.splitlines()] == [
         ["model", "asked first", "can be asked"],
         *([name, "3", "3"] for name in ("a", "route")),
@@ -136,22 +136,22 @@ def test_a_dry_run_exits_as_the_run(batch: Run, words: tuple[str, ...], code: in
 
 
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
-def test_all_lines_that_hold_no_prompt_are_named(batch: Run, server: Api, dry: tuple[str, ...]) -> None:
+def test_all_lines_that_hold_no_prompt_are_named(batch: Run, endpoint: Api, dry: tuple[str, ...]) -> None:
     Path("in.jsonl").write_bytes(b'"a"\n5\nnot json\n\xff\n{"x": 1}\n""\n"b"\n')
     code, out, err = batch(*dry)
-    assert (code, out, server.asked) == (2, "", [])
+    assert (code, out, endpoint.asked) == (2, "", [])
     for problem in ("2 holds no prompt", "3 is not JSON", "4: is not UTF-8 text", "5 holds no prompt"):
         assert f"in.jsonl:{problem}" in err
     Path("in.jsonl").write_text("nothing\n" * 1000)
     assert batch(*dry)[2].rstrip().endswith("and 990 more")
 
 
-def test_the_exit_code_says_why_lines_failed(server: Api, batch: Run) -> None:
+def test_the_exit_code_says_why_lines_failed(endpoint: Api, batch: Run) -> None:
     """If all failures have one reason, the code is that of the reason; the summary counts them by kind."""
-    server.plan(faults.reset_before_headers)
+    endpoint.plan(faults.reset_before_headers)
     ask("one", "two")
     assert batch()[0] == 5
-    server.plan(faults.error("content_filter"), faults.reset_before_headers)
+    endpoint.plan(faults.error("content_filter"), faults.reset_before_headers)
     ask("one", "two", "")
     code, _, err = batch("--summary", "summary.md", "--concurrency", "1")
     assert code == 1, err

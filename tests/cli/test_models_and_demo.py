@@ -68,11 +68,13 @@ def test_a_file_of_this_disk_is_pulled_listed_and_removed(run: Run, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("tiny_offered")
-def test_the_demo_runs_the_three_tasks_for_nothing(run: Run, api: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_runs_the_three_tasks_for_nothing(
+    run: Run, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A model of llm.yaml that costs money is not asked, though its key is set."""
     monkeypatch.setattr(config, "SMALL", f"embedded/{TINY}")
     code, out, _ = run("demo")
-    assert (code, api.requests) == (0, [])
+    assert (code, endpoint.requests) == (0, [])
     assert [f"{n}. " in out for n in (1, 2, 3)] == [True] * 3
     assert "absent failed: absent (openai/nobody-is-here): " in out
     assert "matches its schema" in out
@@ -99,15 +101,15 @@ def test_the_demo_says_why_it_has_no_model(run: Run, monkeypatch: pytest.MonkeyP
         assert "[embedded]" not in err
 
 
-def test_the_demo_takes_a_local_model_that_is_ready(run: Run, api: Endpoint, edit: Edit) -> None:
-    api.plan(faults.good('{"name": "x", "purpose": "y", "options": [], "passed": true, "reason": "z"}'))
+def test_the_demo_takes_a_local_model_that_is_ready(run: Run, endpoint: Endpoint, edit: Edit) -> None:
+    endpoint.plan(faults.good('{"name": "x", "purpose": "y", "options": [], "passed": true, "reason": "z"}'))
     edit("price: {input: 1, output: 2}", "local: true")
     code, out, _ = run("demo")
     assert code == 0
     assert "good answered" in out
     assert "absent, then good" in out
     assert out.count("no answer: ") == 1  # to the second task, whose answer is a list
-    api.plan(faults.error("authentication"))
+    endpoint.plan(faults.error("authentication"))
     code, out, _ = run("demo")
     assert (code, out.count("no answer: ")) == (1, 3)
     assert run("demo", "--live")[0] == 2
@@ -115,7 +117,7 @@ def test_the_demo_takes_a_local_model_that_is_ready(run: Run, api: Endpoint, edi
 
 @pytest.mark.usefixtures("tiny_offered")
 def test_nothing_of_a_strangers_file_is_pulled_or_run(
-    run: Run, edit: Edit, api: Endpoint, monkeypatch: pytest.MonkeyPatch
+    run: Run, edit: Edit, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TESTRONAUT_LLM_CONFIG")
     edit("models:\n", "models:\n  q: {model: 'ollama/q:1b', api_base: 'http://evil.example'}\n")
@@ -125,4 +127,4 @@ def test_nothing_of_a_strangers_file_is_pulled_or_run(
     monkeypatch.setattr(config, "SMALL", f"embedded/{TINY}")
     edit("api_key_env: MY_KEY, price: {input: 1, output: 2}", "api_key_command: 'touch ran; echo k', local: true")
     assert "good answered" not in run("demo")[1]
-    assert (Path("ran").exists(), api.requests) == (False, [])
+    assert (Path("ran").exists(), endpoint.requests) == (False, [])

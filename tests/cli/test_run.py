@@ -34,19 +34,19 @@ def test_run_prints_the_answer_and_nothing_else(run: Run, words: tuple[str, ...]
     assert [one["outcome"] for one in answer["attempts"]] == ["answer"]
 
 
-def test_run_takes_a_schema(run: Run, api: Endpoint, folder: Path, request: pytest.FixtureRequest) -> None:
-    api.plan(faults.good('{"name": "ls"}'))
+def test_run_takes_a_schema(run: Run, endpoint: Endpoint, folder: Path, request: pytest.FixtureRequest) -> None:
+    endpoint.plan(faults.good('{"name": "ls"}'))
     schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
     (folder / "schema.json").write_text(json.dumps(schema))
     command = ("run", "cli_analysis", "hi", "--schema", "schema.json")
     assert json.loads(run(*command, "--json")[1])["parsed"] == {"name": "ls"}
-    assert api.requests[0].body["response_format"]["type"] == "json_schema"
+    assert endpoint.requests[0].body["response_format"]["type"] == "json_schema"
     assert run(*command)[1] == '{"name": "ls"}\n'
     request.getfixturevalue("on_terminal")
     assert run(*command)[1] == '{\n  "name": "ls"\n}\n'
 
 
-def test_a_prompt_is_an_argument_stdin_or_a_file(run: Run, api: Endpoint) -> None:
+def test_a_prompt_is_an_argument_stdin_or_a_file(run: Run, endpoint: Endpoint) -> None:
     long = "word " * 500
     Path("prompt.txt").write_text(long)
     tokens = []
@@ -55,12 +55,12 @@ def test_a_prompt_is_an_argument_stdin_or_a_file(run: Run, api: Endpoint) -> Non
         tokens.append(json.loads(out)["candidates"][0]["est_tokens"])
         run("run", "cli_analysis", *words, "--no-cache", stdin=stdin)
     assert tokens[0] == tokens[1] == tokens[2] > tokens[3] + 400
-    assert [one.body["messages"][-1]["content"] for one in api.requests] == [long] * 3
+    assert [one.body["messages"][-1]["content"] for one in endpoint.requests] == [long] * 3
 
 
-def test_a_refused_answer_is_an_error_with_its_cost(run: Run, api: Endpoint) -> None:
+def test_a_refused_answer_is_an_error_with_its_cost(run: Run, endpoint: Endpoint) -> None:
     """A stream has printed its pieces by then; their line is ended."""
-    api.plan(faults.good("Half an answ", finish="length"))
+    endpoint.plan(faults.good("Half an answ", finish="length"))
     code, out, err = run("run", "cli_analysis", "hi", "--stream")
     assert (code, out, err.startswith("error (truncated)")) == (1, "Half an answ\n", True)
     assert "this run cost $0.000024\n" in err
@@ -68,13 +68,13 @@ def test_a_refused_answer_is_an_error_with_its_cost(run: Run, api: Endpoint) -> 
     assert (code, json.loads(out)["error"]["code"]) == (1, "truncated")
 
 
-def test_route_shows_every_candidate(run: Run, api: Endpoint) -> None:
+def test_route_shows_every_candidate(run: Run, endpoint: Endpoint) -> None:
     code, out, _ = run("route", "cli_analysis", "hi", "--params")
     head, good, keyless = (line.split("\t") for line in out.splitlines())
     assert (code, head) == (0, ["model", "tokens", "cost", "at most", "selected", "why"])
     assert (good[0], good[-2], keyless[-2]) == ("good", "yes", "no")
     assert "export ANTHROPIC_API_KEY" in keyless[-1]
-    assert not api.requests
+    assert not endpoint.requests
     candidates = json.loads(run("route", "cli_analysis", "hi", "--json")[1])["candidates"]
     assert [one["kept"] for one in candidates] == [True, False]
     assert run("route", "cli_analysis", "-m", "openai/no-such-model")[1].splitlines()[1].split("\t")[2:4] == ["?", "?"]
@@ -192,14 +192,14 @@ MISTAKES = {
 
 @pytest.mark.parametrize("words", MISTAKES)
 def test_a_mistake_is_one_message_and_nothing_is_sent(
-    run: Run, folder: Path, edit: Edit, api: Endpoint, words: str
+    run: Run, folder: Path, edit: Edit, endpoint: Endpoint, words: str
 ) -> None:
     edit("claude-haiku-4-5", "no-such-model")
     before = (folder / "llm.yaml").read_text()
     for name, text in {"list.json": "[]", "in.jsonl": '"a"', "empty.jsonl": "\n\n"}.items():
         Path(name).write_text(text)
     code, out, err = run(*words.split())
-    assert (code, out, MISTAKES[words] in err, api.requests) == (2, "", True, []), err
+    assert (code, out, MISTAKES[words] in err, endpoint.requests) == (2, "", True, []), err
     assert (folder / "llm.yaml").read_text() == before
 
 

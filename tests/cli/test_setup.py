@@ -23,13 +23,13 @@ pytestmark = pytest.mark.usefixtures("folder")
 Edit = Callable[[str, str], None]
 
 
-def test_check_says_what_is_missing(run: Run, edit: Edit, api: Endpoint) -> None:
+def test_check_says_what_is_missing(run: Run, edit: Edit, endpoint: Endpoint) -> None:
     code, out, err = run("check")
     assert code == 0
     assert "llm.yaml: valid" in err
     assert "export ANTHROPIC_API_KEY" in out
     assert "optional tasks that no model can run: default; for the reasons, run: testronaut-llm route default" in err
-    assert not api.requests
+    assert not endpoint.requests
     report = json.loads(run("check", "--json")[1])
     assert {one["alias"]: one["ready"] for one in report["models"]} == {"good": True, "keyless": False}
     assert report["tasks"] == {"cli_analysis": True, "default": False}
@@ -55,23 +55,23 @@ def test_route_and_check_say_what_happens_to_secrets(run: Run, edit: Edit) -> No
     assert (code, "(GitHub token): message 1 (user), line 1, character 1" in err, token in err) == (2, True, False)
 
 
-def test_check_live_asks_for_one_token_or_vector(run: Run, edit: Edit, api: Endpoint) -> None:
+def test_check_live_asks_for_one_token_or_vector(run: Run, edit: Edit, endpoint: Endpoint) -> None:
     """An answer that is cut after one token is a success, an error is not; only the budget of the file stops it."""
     strict = "tasks:\n  first: {models: [keyless], private: true, min_quality: 9, budget: {per_day: 0.0000001}}\n"
     edit("tasks:\n", strict.replace("private", "optional: true, private"))
-    api.plan(faults.good("Hi", finish="length"))
+    endpoint.plan(faults.good("Hi", finish="length"))
     code, out, _ = run("check", "--live", "--json")
     models = json.loads(out)["models"]
     assert (code, [one["live"] for one in models]) == (0, ["answers", None])
     assert [one["dropped_params"] for one in models] == [[], None]
-    assert api.requests[0].body["max_tokens"] == 1
-    api.plan(faults.error("authentication"))
+    assert endpoint.requests[0].body["max_tokens"] == 1
+    endpoint.plan(faults.error("authentication"))
     code, out, err = run("check", "--live")
     assert (code, "good\topenai/gpt-4o-mini\tno\t" in out, "all_models_failed" in out) == (1, True, True)
     assert "\ntasks that no model can run: cli_analysis; " in err
     edit("openai/gpt-4o-mini", "openai/text-embedding-3-small")
     run("check", "--live")
-    assert api.requests[-1].path.endswith("/embeddings")
+    assert endpoint.requests[-1].path.endswith("/embeddings")
     edit("version: 1\n", "version: 1\nbudget: {per_day: 0.0000001}\n")
     assert "budget_exceeded" in run("check", "--live")[1]
 

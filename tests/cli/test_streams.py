@@ -39,7 +39,7 @@ def controls(text: str) -> set[str]:
 
 
 @pytest.fixture
-def api(project: Make) -> Api:
+def endpoint(project: Make) -> Api:
     """A server whose answers to two prompts are in the cache: a hit loads no LiteLLM."""
     server = project(faults.good(ANSWER))
     with LLMManager() as llm:
@@ -48,7 +48,7 @@ def api(project: Make) -> Api:
 
 
 @pytest.fixture
-def shell(api: Api, monkeypatch: pytest.MonkeyPatch) -> Shell:
+def shell(endpoint: Api, monkeypatch: pytest.MonkeyPatch) -> Shell:
     """Runs `testronaut-llm WORDS` with the streams that bash gives it."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
 
@@ -101,11 +101,11 @@ def test_a_stdout_that_takes_nothing_is_one_line(
     assert not code or b"cannot write to stdout: " + says in told[0]
 
 
-def test_what_was_paid_is_not_lost(shell: Shell, api: Api) -> None:
+def test_what_was_paid_is_not_lost(shell: Shell, endpoint: Api) -> None:
     done = shell("run t new > /dev/full")
     assert (b"the answer is in the cache" in done.stderr, done.stderr.count(b"\n")) == (True, 1)
     assert shell("run t new").stdout == f"{ANSWER}\n".encode()
-    assert len(api.requests) == 1
+    assert len(endpoint.requests) == 1
 
 
 @pytest.mark.parametrize("to", ["2> /dev/full", "2>&-", "2> >(true)"])
@@ -160,12 +160,12 @@ def test_nothing_on_a_terminal_holds_a_control_character(words: list[str]) -> No
 
 
 @pytest.mark.usefixtures("shell")
-def test_ctrl_c_ends_the_display(api: Api) -> None:
-    api.plan(faults.silent)
+def test_ctrl_c_ends_the_display(endpoint: Api) -> None:
+    endpoint.plan(faults.silent)
     interrupted: list[None] = []
 
     def interrupt(process: subprocess.Popen[bytes]) -> None:
-        if api.requests and not interrupted:  # the display is drawn some times a second
+        if endpoint.requests and not interrupted:  # the display is drawn some times a second
             interrupted.append(process.send_signal(signal.SIGINT))
 
     code, shown = in_terminal("run", "t", "never answered", during=interrupt)
@@ -173,11 +173,11 @@ def test_ctrl_c_ends_the_display(api: Api) -> None:
     assert (code, last.startswith("this run cost $0.0"), "\n" in last) == (130, True, False)
 
 
-def test_names_of_a_strangers_file_and_errors_of_a_server_are_escaped(shell: Shell, api: Api) -> None:
+def test_names_of_a_strangers_file_and_errors_of_a_server_are_escaped(shell: Shell, endpoint: Api) -> None:
     body = json.dumps({"error": {"message": f"no {NASTY} and [bold red]markup[/]", "type": "x"}}).encode()
-    api.plan(faults.raw(400, body))
+    endpoint.plan(faults.raw(400, body))
     name = "\x1b[2Jm\u202e"
-    row = {"model": "openai/\x9bm", "api_base": f"{api.url}/v1", "price": {"input": 1, "output": 1}}
+    row = {"model": "openai/\x9bm", "api_base": f"{endpoint.url}/v1", "price": {"input": 1, "output": 1}}
     text = {"models": {name: row}, "tasks": {f"t{name}": {"models": [name]}, "t": {"models": [name]}}}
     Path("llm.yaml").write_text(json.dumps(text))
     done = shell("run t hi")

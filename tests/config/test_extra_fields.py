@@ -15,7 +15,7 @@ import pytest
 from fault_server import FaultServer
 from faults import good
 from fixtures_local import TINY
-from gateway_kit import KEY, MODES, WIRES, Attempts, request, target
+from gateway_kit import FORMS, KEY, WIRES, Attempts, request, target
 from manager_kit import ask, manager
 from ollama_kit import Ollama
 
@@ -76,7 +76,7 @@ def test_hostile_keys_go_nowhere_else(wire: str, server: FaultServer, attempts: 
         "extra_headers": {"x-evil": "1"}, "headers": {"x-evil": "1"}, "ssl_verify": False, "callbacks": ["langfuse"],
         "success_callback": ["langfuse"], "metadata": {"a": "b"}, "litellm_metadata": {"a": "b"},
     }  # fmt: skip
-    for (name, value), mode in zip(hostile.items(), cycle(MODES)):
+    for (name, value), mode in zip(hostile.items(), cycle(FORMS)):
         _, reply = attempts(request(target(wire, ours.url), extra={name: value}), mode)
         assert (reply.text, reply.error) == ("Hello.", None), name
     assert (len(ours.requests), evil.requests) == (len(hostile), [])

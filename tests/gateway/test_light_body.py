@@ -9,6 +9,7 @@ from typing import Any
 import faults
 import pytest
 from fault_server import Exchange as Served
+from gateway_kit import WIRES
 from good_answers import Good, answer
 from manager_kit import MODES, Make, ask, manager, model
 from schema_table import STRING, closed
@@ -18,7 +19,6 @@ from testronaut_llm.gateway.exchange import MOST_BYTES_BESIDE_TEXTS, LightBody
 from testronaut_llm.support.http_body import BodyError
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
-WIRES = ("openai", "azure", "anthropic", "ollama")
 LONG = 'line "one"\n\\ \U0001f600 é\t' * 3000
 
 

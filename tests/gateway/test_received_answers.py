@@ -12,7 +12,7 @@ import faults
 import pytest
 from fault_server import Exchange, FaultServer
 from fault_server import Reply as Plan
-from gateway_kit import MODES, WIRES, Attempts, request, target
+from gateway_kit import FORMS, WIRES, Attempts, request, target
 from good_answers import Good, answer, sse
 from manager_kit import Make, ask, manager, model
 
@@ -26,7 +26,7 @@ OPENROUTER = "openrouter/a/b"
 OPENAI_LIKE = ("openai", "azure", "mistral/mistral-large-latest", OPENROUTER, "hosted_vllm/m", "databricks/m")
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
-mode = pytest.fixture(lambda request: request.param, params=MODES)
+mode = pytest.fixture(lambda request: request.param, params=FORMS)
 wire = pytest.fixture(lambda request: request.param, params=WIRES)
 
 
@@ -86,7 +86,7 @@ def test_an_empty_answer_says_why(sent: Sent) -> None:
         (_body("whole", called, []), "openai", "whole", "the model called a tool instead of answering"),
         (whole, "openai", "stream", "the server did not stream"),
         (whole, "anthropic", "stream", "the server did not stream"),
-        *((faults.good("hmm\n</think>\n\n"), wire, mode, "the model reasoned") for wire in WIRES for mode in MODES),
+        *((faults.good("hmm\n</think>\n\n"), wire, mode, "the model reasoned") for wire in WIRES for mode in FORMS),
     ):
         _, reply = sent(plan, wire, mode)
         assert isinstance(reply.error, errors.BadResponseError)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from manager_kit import ask, config, manager
 from pydantic import BaseModel
-from wires import MODES, WIRES, Servers, Wire, cases
+from wires import KINDS, SERVED, Servers, Wire, cases
 
 from testronaut_llm import Answer, LLMError, LLMManager, errors
 from testronaut_llm.testing.cassettes import Cassette
@@ -53,7 +53,7 @@ async def llm(
     wire: Wire,
     asynchronous: bool,
     wire_servers: Servers,
-    cassette: Cassette,
+    llm_cassette: Cassette,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
     """Yields a manager of the wire. Replays of sync recordings serve async, too, so only the sync half records."""
@@ -61,15 +61,15 @@ async def llm(
         pytest.skip("recorded by the sync test")
     mode = request.node.originalname.removeprefix("test_")
     base, key = wire_servers.reach(wire, embeddings=mode == "embeddings")
-    cassette.note("recorded_from", wire_servers.described(wire)) if wire_servers.recording else None
-    name = cassette.note("model", wire_servers.model(wire, embeddings=mode == "embeddings"))
-    version = cassette.note("api_version", wire.api_version or wire_servers.settings.api_version) or None
+    llm_cassette.note("recorded_from", wire_servers.described(wire)) if wire_servers.recording else None
+    name = llm_cassette.note("model", wire_servers.model(wire, embeddings=mode == "embeddings"))
+    version = llm_cassette.note("api_version", wire.api_version or wire_servers.settings.api_version) or None
     monkeypatch.setenv("WIRE_KEY", "wrong-key" if mode == "wrong_key" else key)
     model = {"model": f"{wire.provider}/{'no-such-model' if mode == 'missing_model' else name}", "api_base": base}
     model |= {"api_version": version, "api_key_env": "WIRE_KEY"}
     cap = 120 if wire.embedded else 1000  # a model that thinks first needs more
     settings = config({"m": model}, max_tokens=cap, retries=0, seed=7)
-    cassette.leave_out_listings()
+    llm_cassette.leave_out_listings()
     async with LLMManager(config=settings, offline=wire.name == "ollama" and not wire_servers.recording) as made:
         yield made
 
@@ -146,27 +146,27 @@ async def test_missing_model(llm: LLMManager, asynchronous: bool) -> None:
 
 
 def test_every_mode_has_a_recording_or_a_reason() -> None:
-    proved = {mode: {case.values[0].name for case in cases(mode)} for mode in MODES}
-    for wire in WIRES:
+    proved = {mode: {case.values[0].name for case in cases(mode)} for mode in KINDS}
+    for wire in SERVED:
         if wire.embedded:
-            assert {mode for mode in MODES if wire.name not in proved[mode]} == set(wire.gaps) != set(MODES)
+            assert {mode for mode in KINDS if wire.name not in proved[mode]} == set(wire.gaps) != set(KINDS)
 
 
 @pytest.mark.llm_cassette("wires/same-weights")
-def test_same_weights_same_text(wire_servers: Servers, cassette: Cassette, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_weights_same_text(wire_servers: Servers, llm_cassette: Cassette, monkeypatch: pytest.MonkeyPatch) -> None:
     """One server's weights give the same text and counts behind each of its wires."""
     models: dict[str, Any] = {}
-    for number, wire in enumerate(one for one in WIRES if one.embedded):
+    for number, wire in enumerate(one for one in SERVED if one.embedded):
         base, key = wire_servers.reach(wire)
         monkeypatch.setenv(f"WIRE_KEY_{number}", key)
         models[wire.name] = {"model": f"{wire.provider}/smollm2-135m", "api_base": base}
         models[wire.name] |= {"api_version": wire.api_version, "api_key_env": f"WIRE_KEY_{number}"}
     if wire_servers.recording:
-        cassette.note("recorded_from", wire_servers.described(WIRES[0]) + "; and the same server over its other wires")
+        llm_cassette.note("recorded_from", f"{wire_servers.described(SERVED[0])}; the same server over its other wires")
     with manager(models, max_tokens=120) as llm:
         for prompt in SAME:
             answers = [llm.complete("t", prompt, model=name) for name in models]
             assert len({(one.text, one.usage.prompt_tokens, one.usage.completion_tokens) for one in answers}) == 1
             assert answers[0].text
-    assert len(cassette) == len(SAME) * 4
-    assert len({json.dumps(response["body"], default=str) for response in cassette.responses}) == len(cassette)
+    assert len(llm_cassette) == len(SAME) * 4
+    assert len({json.dumps(response["body"], default=str) for response in llm_cassette.responses}) == len(llm_cassette)

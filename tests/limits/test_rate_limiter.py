@@ -9,7 +9,7 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rate_kit import Job, Still, run
+from rate_kit import Job, Still, play
 
 from testronaut_llm import errors
 from testronaut_llm.limits.rate_limiter import LONGEST_PAUSE, RateLimiter, pause_of
@@ -30,7 +30,7 @@ JOBS = st.lists(st.builds(Job, at=SECONDS, lasts=SECONDS, rules=RULES, patience=
 @given(JOBS)
 def test_no_limit_is_exceeded_and_every_call_gets_its_turn(jobs: list[Job]) -> None:
     """For any calls, the requests and tokens of each minute and the slots stay within the rules, in order."""
-    run(jobs)
+    play(jobs)
     granted = [job for job in jobs if not math.isnan(job.granted)]
     assert all(job in granted for job in jobs if job.patience > 1000)
     for rule in {rule for job in jobs for rule in job.rules}:

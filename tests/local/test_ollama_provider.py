@@ -30,7 +30,7 @@ def a_model(name: str = "qwen3", **fields: Any) -> ModelConfig:
 
 
 @pytest.fixture
-def recorded(cassette: object) -> OllamaServer:
+def recorded(llm_cassette: object) -> OllamaServer:
     return OllamaServer("http://127.0.0.1:9")
 
 

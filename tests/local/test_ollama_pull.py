@@ -58,9 +58,9 @@ class Pulls(OllamaServer):
 
 
 @pytest.fixture
-def server(httpserver: HTTPServer) -> Iterator[Pulls]:
-    with Pulls(httpserver) as server:
-        yield server
+def pulls(httpserver: HTTPServer) -> Iterator[Pulls]:
+    with Pulls(httpserver) as made:
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def server(httpserver: HTTPServer) -> Iterator[Pulls]:
     ],
 )
 def test_a_recorded_pull_ends_in_success_or_the_servers_words(
-    cassette: object, name: str, first: int | None, error: str | None
+    llm_cassette: object, name: str, first: int | None, error: str | None
 ) -> None:
     steps: list[Progress] = []
     with pytest.raises(PullBrokenError, match=error) if error else nullcontext():
@@ -104,12 +104,12 @@ LATER = r"in 3 tries: .*; what it has is kept, so try again later: testronaut-ll
     ],
 )
 def test_what_a_retry_cannot_fix_says_what_can(
-    server: Pulls, waits: list[float], error: str, tries: int, fix: str
+    pulls: Pulls, waits: list[float], error: str, tries: int, fix: str
 ) -> None:
-    server.bodies = [lines({"status": "pulling manifest"}, {"error": error})]
+    pulls.bodies = [lines({"status": "pulling manifest"}, {"error": error})]
     with pytest.raises(LocalModelError, match=fix):
-        pull(server, "qwen3")
-    assert (server.asked, waits) == (tries, [2.0, 8.0][: tries - 1])
+        pull(pulls, "qwen3")
+    assert (pulls.asked, waits) == (tries, [2.0, 8.0][: tries - 1])
 
 
 @pytest.mark.parametrize("body", ["<html>", '{"error": "Access denied"}'])
@@ -137,21 +137,21 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
-def test_a_pull_that_broke_off_continues(server: Pulls, broken: str) -> None:
-    server.bodies = [broken, DONE]
+def test_a_pull_that_broke_off_continues(pulls: Pulls, broken: str) -> None:
+    pulls.bodies = [broken, DONE]
     seen: list[Progress] = []
-    pull(server, "qwen3", report=seen.append)
-    assert server.asked == 2
+    pull(pulls, "qwen3", report=seen.append)
+    assert pulls.asked == 2
     assert sum("continuing in 2 seconds" in step.note for step in seen) == 1
     assert seen[-1].note == "success"
 
 
-def test_a_server_that_is_gone_for_a_while_ends_no_pull(server: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
-    server.bodies = [lines({**LAYER, "completed": 40}), DONE]
-    addresses = iter(["http://127.0.0.1:9", server.url])
-    monkeypatch.setattr(local_models, "sleep", lambda _: setattr(server._http, "base_url", next(addresses)))
-    pull(server, "qwen3")
-    assert server.asked == 2
+def test_a_server_that_is_gone_for_a_while_ends_no_pull(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    pulls.bodies = [lines({**LAYER, "completed": 40}), DONE]
+    addresses = iter(["http://127.0.0.1:9", pulls.url])
+    monkeypatch.setattr(local_models, "sleep", lambda _: setattr(pulls._http, "base_url", next(addresses)))
+    pull(pulls, "qwen3")
+    assert pulls.asked == 2
     with pytest.raises(LocalModelError, match="is `ollama serve` running"):
         pull(OllamaServer("http://127.0.0.1:9"), "qwen3")
 
@@ -164,33 +164,33 @@ def test_a_silent_server_is_given_up(waits: list[float]) -> None:
     assert waits == [0.05, 0.05]  # no longer than the patience
 
 
-def test_a_download_that_stalls_is_started_again(server: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
-    server.bodies = [lines(*[{**LAYER, "completed": 99}] * 5)]
+def test_a_download_that_stalls_is_started_again(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    pulls.bodies = [lines(*[{**LAYER, "completed": 99}] * 5)]
     monkeypatch.setattr(local_models, "time", SimpleNamespace(monotonic=count(0, 50).__next__))
     with pytest.raises(LocalModelError, match="no progress for 120 seconds"):
-        pull(server, "qwen3")
-    assert server.asked == 3
+        pull(pulls, "qwen3")
+    assert pulls.asked == 3
 
 
-def test_a_model_that_cannot_fit_into_memory_is_not_fetched(server: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_fit_into_memory_is_not_fetched(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     """A local server has this machine's memory; the memory of a remote one is unknown."""
-    server.bodies = [DONE.replace('"total": 100', '"total": 9000000000')]
+    pulls.bodies = [DONE.replace('"total": 100', '"total": 9000000000')]
     monkeypatch.setattr(local_models, "memory_of_servers", lambda: 4.0 * 2**30)
     said = r"^'qwen3' \(to pull it anyway: ollama pull qwen3\) needs at least 8,583 MiB .* has 4,096 MiB"
     with pytest.raises(LocalModelError, match=said):
-        pull(server, "qwen3")
-    assert server.asked == 1
+        pull(pulls, "qwen3")
+    assert pulls.asked == 1
     monkeypatch.setattr(local_models, "is_loopback", lambda _: False)
-    pull(server, "qwen3")
+    pull(pulls, "qwen3")
 
 
-def test_two_pulls_of_a_model_take_turns(server: Pulls) -> None:
-    pull(server, "qwen3")
+def test_two_pulls_of_a_model_take_turns(pulls: Pulls) -> None:
+    pull(pulls, "qwen3")
     (lock_file,) = (local_models.data_dir() / "locks").glob("pull-*.lock")
     with ThreadPoolExecutor(1) as pool:
         with FileLock(lock_file):
-            second = pool.submit(pull, server, "qwen3")
+            second = pool.submit(pull, pulls, "qwen3")
             assert not wait([second], timeout=0.2).done
-            assert server.asked == 1
+            assert pulls.asked == 1
         second.result(20)
-    assert server.asked == 2
+    assert pulls.asked == 2

@@ -93,12 +93,12 @@ def _ours(cassette: Cassette) -> Request:
 
 
 @pytest.mark.parametrize((), ANSWERS)
-async def test_a_recorded_answer_is_ours(cassette: Cassette) -> None:
+async def test_a_recorded_answer_is_ours(llm_cassette: Cassette) -> None:
     """Text, finish and usage are those of the wire; a stream returns the same text in pieces.
 
     So a cap that was spent on thinking leaves no text, and a prompt that the server cut shows in the usage.
     """
-    request, lines = _ours(cassette), _lines(cassette)
+    request, lines = _ours(llm_cassette), _lines(llm_cassette)
     pieces, reply = await attempt(request)
     assert reply.error is None
     said = "".join(line["message"]["content"] for line in lines)
@@ -110,11 +110,11 @@ async def test_a_recorded_answer_is_ours(cassette: Cassette) -> None:
 
 
 @pytest.mark.parametrize("kind", FAILURES)
-async def test_a_recorded_failure_is_ours(cassette: Cassette, kind: type[errors.LLMError]) -> None:
-    _, reply = await attempt(_ours(cassette))
+async def test_a_recorded_failure_is_ours(llm_cassette: Cassette, kind: type[errors.LLMError]) -> None:
+    _, reply = await attempt(_ours(llm_cassette))
     assert type(reply.error) is kind
     assert reply.finish_reason is None
-    assert reply.text == "".join(line["message"]["content"] for line in _lines(cassette) if "message" in line)
+    assert reply.text == "".join(line["message"]["content"] for line in _lines(llm_cassette) if "message" in line)
 
 
 EMBEDDINGS = [
@@ -132,9 +132,9 @@ EMBEDDINGS = [
 
 
 @pytest.mark.parametrize("kind", EMBEDDINGS)
-async def test_recorded_embeddings_are_ours(cassette: Cassette, kind: type[errors.LLMError] | None) -> None:
-    texts, (sent,) = json.loads(cassette.requests[0].body)["input"], _lines(cassette)
-    request = Request(target=_where(cassette), texts=tuple(texts if isinstance(texts, list) else [texts]), timeout=10)
+async def test_recorded_embeddings_are_ours(llm_cassette: Cassette, kind: type[errors.LLMError] | None) -> None:
+    texts, (sent,) = json.loads(llm_cassette.requests[0].body)["input"], _lines(llm_cassette)
+    request = Request(target=_where(llm_cassette), texts=(texts,) if isinstance(texts, str) else (*texts,), timeout=10)
     _, reply = await attempt(request)
     assert type(reply.error) is (kind or type(None))
     if kind is None:
@@ -168,9 +168,9 @@ ANSWER = (
     ],
 )
 async def test_a_recorded_answer_of_another_wire_is_ours(
-    cassette: Cassette, text: str, finish: str, tokens: tuple[int, int] | None
+    llm_cassette: Cassette, text: str, finish: str, tokens: tuple[int, int] | None
 ) -> None:
-    request = _ours(cassette)
+    request = _ours(llm_cassette)
     pieces, reply = await attempt(request)
     assert reply.error is None
     assert (reply.text, reply.finish_reason) == (text, finish)

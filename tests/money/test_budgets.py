@@ -14,7 +14,7 @@ import faults
 import ledger_storm
 import pytest
 from fault_server import FaultServer
-from manager_kit import Make, manager, model, program
+from manager_kit import Make, looked_up, manager, model, program
 from structlog.testing import capture_logs
 
 from testronaut_llm import LLMConfig, errors
@@ -109,6 +109,16 @@ def test_a_call_pays_for_all_its_attempts() -> None:
         assert "$0.0005 of $0.012 is left of budget.per_call" in str(caught.value.last)
         with pytest.raises(errors.AllModelsFailedError):
             llm.complete("t", "hi", max_cost="0.01", model="dear")
+
+
+def test_an_attempt_stays_reserved_until_its_call_has_had_time_to_settle() -> None:
+    with fake("dear", budget={"total": 1}) as llm:
+        budgets, call = llm._caller.services.budgets, looked_up(llm, deadline=5)
+        budgets.ledger = Ledger(None, clock=lambda: 1000.0)
+        budgets.reserve(call, llm.route("t", "hi").kept[0], A_CALL, spent=Decimal(0)).sent()
+        for later, held in ((1, (0, A_CALL)), (5 + 59, (0, A_CALL)), (5 + 61, (A_CALL, 0))):
+            budgets.ledger.clock = lambda later=later: 1000.0 + later
+            assert budgets.ledger.standing("tests") == held
 
 
 def test_a_model_without_a_price_is_refused_under_any_budget() -> None:

@@ -132,13 +132,14 @@ def test_kill_9_in_each_state(ledger: Ledger, steps: int, soon: str, paid: str) 
 
 def test_a_reservation_that_lapsed_must_be_made_again(ledger: Ledger) -> None:
     """A process that slept before it sent has lost its reservation, and gets an error."""
-    one = entry(ledger, "1", limit("1")).reserve()
+    one = entry(ledger, "2", limit("3")).reserve()
     ledger.clock = lambda: NOON + 61
-    spend(ledger, "1", limit("1"))
-    with pytest.raises(BudgetExceededError):
-        one.sent()
+    for others_spend in (lambda: entry(ledger).settle(attempt("1.5")), lambda: spend(ledger, "0.5", limit("3"))):
+        others_spend()  # the second ends leases that are over
+        with pytest.raises(BudgetExceededError):
+            one.sent()
     one.settle(attempt("0.3"))  # a request that was sent anyway is booked
-    assert money(ledger) == ("1.3", "0")
+    assert money(ledger) == ("2.3", "0")
 
 
 def test_days_and_months_end_in_utc_also_after_the_clock_was_set_back(ledger: Ledger) -> None:

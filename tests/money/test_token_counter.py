@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manager_kit import a_model as model
 
-from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.money import token_counter
 from testronaut_llm.money.token_counter import KEPT, VOCABULARIES, TokenCounter, count, family_of, memory_key
 from testronaut_llm.records import Message, Usage
@@ -21,10 +21,6 @@ from testronaut_llm.records import Message, Usage
 FRANCE = "What is the capital of France?"
 CLAUDE = "anthropic/claude-haiku-4-5"
 LISTING = "total 8\ndrwxr-xr-x 2 root root 4096 Jan  1 00:00 bin\n-rw-r--r-- 1 root root  220 Jan  1 00:00 .profile\n"
-
-
-def model(reference: str, **fields: Any) -> ModelConfig:
-    return ModelConfig(alias=reference, model=reference, **fields)
 
 
 def prompt(*texts: str, system: str | None = None) -> tuple[Message, ...]:

@@ -169,7 +169,7 @@ EMBEDDERS = {name for name in LISTED if find_provider(name).embedding_client == 
 
 @pytest.mark.filterwarnings("ignore")  # LiteLLM's own, about its typed dicts
 @pytest.mark.parametrize("embedding", [False, True], ids=["chat", "embedding"])
-def test_litellm_takes_the_client_that_the_row_names(litellm: Any, network: NetworkGuard, embedding: bool) -> None:
+def test_litellm_takes_the_client_that_the_row_names(litellm: Any, llm_network: NetworkGuard, embedding: bool) -> None:
     """Each provider's request uses the given client, and no other connection is opened."""
     import openai
 
@@ -193,4 +193,4 @@ def test_litellm_takes_the_client_that_the_row_names(litellm: Any, network: Netw
             (litellm.embedding if embedding else litellm.completion)(model=f"{name}/m", client=client, **hi, **common)
     http.close()
     assert {name: urls for name, urls in asked.items() if len(urls) != 1} == {}
-    assert (network.connects, network.blocked) == ([], [])
+    assert (llm_network.connects, llm_network.blocked) == ([], [])

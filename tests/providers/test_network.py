@@ -14,7 +14,7 @@ import faults
 import httpx
 import pytest
 from fault_server import Endpoint, FaultServer
-from gateway_kit import attempt, request, target
+from gateway_kit import WIRES, attempt, request, target
 from manager_kit import Make, model, program
 
 from testronaut_llm import errors
@@ -24,7 +24,7 @@ from testronaut_llm.testing.cassettes import NetworkGuard
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
 ELSEWHERE = "https://models.example.com"
-WIRES = ("openai", "azure", "azure v1", "anthropic")
+REMOTE = WIRES[:-1]  # not Ollama
 
 BROKEN = [
     ("SSL_CERT_FILE", "/no/such/file.pem"), ("SSL_CERT_FILE", __file__), ("SSL_CERT_DIR", "/no/such/folder"),
@@ -75,14 +75,14 @@ ROUTES = [
 
 @pytest.mark.parametrize(("no_proxy", "url", "direct"), ROUTES)
 def test_each_form_of_no_proxy(
-    trap: Endpoint, network: NetworkGuard, monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str, direct: bool
+    trap: Endpoint, llm_network: NetworkGuard, monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str, direct: bool
 ) -> None:
     monkeypatch.setenv("NO_PROXY", no_proxy)
     ends = pytest.raises(httpx.ConnectError) if direct else contextlib.nullcontext()  # there is no network to go to
     with httpx.Client(**client_settings(url)) as client, ends:
         client.get(url)
-    assert (len(trap.requests), bool(network.blocked)) == (not direct, direct)
-    network.blocked.clear()
+    assert (len(trap.requests), bool(llm_network.blocked)) == (not direct, direct)
+    llm_network.blocked.clear()
 
 
 def test_a_redirect_may_lead_to_loopback_or_to_https(trap: Endpoint, server: FaultServer) -> None:
@@ -117,7 +117,7 @@ def test_which_proxy_serves_a_url() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("url", ["http://models.example.com", ELSEWHERE])
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", REMOTE)
 async def test_a_proxy_that_wants_a_password_is_named(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch, wire: str, url: str, stream: bool
 ) -> None:
@@ -145,7 +145,7 @@ print({name: os.environ[name] for name in before} == before)
 
 def test_litellm_is_imported_in_the_worst_environment(api: Make, tmp_path: Path) -> None:
     """The variables that break `import litellm` are hidden meanwhile; a model on loopback answers, no other is paid."""
-    rows = {wire.replace(" ", "-"): model(wire, ELSEWHERE) for wire in WIRES}
+    rows = {wire.replace(" ", "-"): model(wire, ELSEWHERE) for wire in REMOTE}
     clouds = [*rows]
     rows["here"] = model("openai", api("here", faults.good()))
     tasks = {"t": {"models": [*rows], "strategy": "as_listed"}, "e": {"models": ["here"]}}

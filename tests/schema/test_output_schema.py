@@ -21,8 +21,8 @@ from testronaut_llm.errors import ConfigError, OutputInvalidError
 from testronaut_llm.local.local_provider import Endpoint
 from testronaut_llm.schema.output_schema import OutputSchema
 
-WIRES = ("openai", "azure", "strict", "anthropic", "free")
-DIALECTS = (*WIRES, "none")
+SENT_IN = ("openai", "azure", "strict", "anthropic", "free")
+DIALECTS = (*SENT_IN, "none")
 SCHEMAS = {name: OutputSchema.of(schema) for name, (schema, _, _) in TABLE.items()}
 
 
@@ -116,7 +116,7 @@ def test_any_answer_to_any_schema_travels(data: st.DataObject) -> None:
 
 
 @QUICK
-@given(schema=st.sampled_from([*SCHEMAS.values()]), dialect=st.sampled_from(WIRES), data=st.data())
+@given(schema=st.sampled_from([*SCHEMAS.values()]), dialect=st.sampled_from(SENT_IN), data=st.data())
 def test_what_the_wire_lets_through_is_judged(schema: OutputSchema, dialect: str, data: st.DataObject) -> None:
     text = json.dumps(data.draw(answers(schema.wire(dialect).schema or {})))
     try:
@@ -210,7 +210,7 @@ LARGE: dict[str, tuple[dict[str, Any], set[str]]] = {
 def test_a_large_schema_goes_in_words_where_the_wire_would_refuse_it() -> None:
     """A schema above the provider's limits is sent as text and checked here. Azure's limits are lower than OpenAI's."""
     for case, (document, refused_by) in LARGE.items():
-        wires = {dialect: OutputSchema.of(document).wire(dialect) for dialect in WIRES}
+        wires = {dialect: OutputSchema.of(document).wire(dialect) for dialect in SENT_IN}
         assert {dialect for dialect, wire in wires.items() if wire.schema is None} == refused_by, case
         for wire in wires.values():
             assert len(json.dumps(wire.schema)) < 50_000  # also if it would be 2**30 places
@@ -269,9 +269,9 @@ def test_only_simple_patterns_reach_a_wire() -> None:
     """They mean the same in every engine; others are said in words. A long pattern is judged as fast."""
     for pattern in (*SIMPLE, *OTHER):
         schema = OutputSchema.of(obj(a={"type": "string", "pattern": pattern}))
-        sent = [dialect for dialect in WIRES if "pattern" in str(schema.wire(dialect).schema)]
+        sent = [dialect for dialect in SENT_IN if "pattern" in str(schema.wire(dialect).schema)]
         assert sent == (["openai", "free"] if pattern in SIMPLE else []), pattern
-        assert all(json.dumps(pattern) in schema.wire(dialect).instructions for dialect in {*WIRES} - {*sent})
+        assert all(json.dumps(pattern) in schema.wire(dialect).instructions for dialect in {*SENT_IN} - {*sent})
 
 
 BOUNDED = obj(

@@ -8,12 +8,12 @@ from typing import Any
 
 import faults
 from fault_server import Reply
+from gateway_kit import CLIENTS
 
 from testronaut_llm import errors
 
-WIRES = ("openai", "azure", "anthropic", "ollama", "embedded")
 STREAMS = ("stream", "astream")
-MODES_OF = {
+METHODS = {
     "openai": ("complete", "stream"),
     "azure": ("complete",),
     "anthropic": ("acomplete", "astream"),
@@ -32,7 +32,7 @@ class Fault:
     streamed: tuple[type[errors.LLMError], ...] = ()  # other classes that the same bytes may become in a stream
     reply: Reply | None = None  # what the server does; None if no server answers
     url: str | None = None  # address of the model, in place of a server's
-    wires: tuple[str, ...] = WIRES  # those that can fail so
+    wires: tuple[str, ...] = (*METHODS,)  # those that can fail so
     streams: bool | None = None  # True if only a stream can fail so, False if none can
     after_pieces: bool = False  # True if the caller of a stream has seen text by then
     waits: float = 0.0  # seconds that the server asks for before the next request
@@ -45,12 +45,12 @@ class Fault:
 _CUT = (errors.ConnectionFailedError, errors.BadResponseError)
 _NO_CODE = {"on_ollama": errors.ServerError}
 _NOW = {"retry-after-ms": "1"}
-_NOT_OLLAMA = tuple(wire for wire in WIRES if wire != "ollama")
+_NOT_OLLAMA = tuple(wire for wire in METHODS if wire != "ollama")
 """An Ollama that does not run is never asked, and it does not send all of these statuses."""
 
 
 def _status(case: str, error: type[errors.LLMError], *wires: str) -> Fault:
-    return Fault(error=error, reply=faults.error(case, headers=_NOW), wires=wires or WIRES)
+    return Fault(error=error, reply=faults.error(case, headers=_NOW), wires=wires or (*METHODS,))
 
 
 def _wait(headers: Mapping[str, str], seconds: float, **given: Any) -> Fault:
@@ -85,7 +85,9 @@ FAULTS: Mapping[str, Fault] = {
     "504": _status("gateway_timeout", errors.LLMTimeoutError),
     "529": _status("overloaded", errors.OverloadedError, *_NOT_OLLAMA),
     "refused": Fault(error=errors.ConnectionFailedError, wires=_NOT_OLLAMA),
-    "no such host": Fault(error=errors.ConnectionFailedError, url="https://llm.invalid", wires=WIRES[:3]),
+    "no such host": Fault(
+        error=errors.ConnectionFailedError, url="https://llm.invalid", wires=("openai", "azure", "anthropic")
+    ),
     "redirect": Fault(error=errors.BadResponseError),
     "silent": Fault(error=errors.LLMTimeoutError, reply=faults.silent),
     "dripping": Fault(error=errors.LLMTimeoutError, reply=faults.dripping(0.05)),
@@ -113,6 +115,6 @@ def cells() -> list[tuple[str, str, str]]:
         (name, wire, mode)
         for name, fault in FAULTS.items()
         for wire in fault.wires
-        for mode in MODES_OF[wire]
-        if fault.streams in (None, mode in STREAMS) and (name not in HANGS or len(MODES_OF[wire]) == 2)
+        for mode in METHODS[wire]
+        if fault.streams in (None, mode in STREAMS) and (name not in HANGS or wire in CLIENTS)
     ]

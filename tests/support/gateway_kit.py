@@ -18,7 +18,8 @@ from testronaut_llm.records import Message, Usage
 
 KEY = "sk-canary-0123456789abcdefghijklmn"
 WIRES = ("openai", "azure", "azure v1", "anthropic", "ollama")
-MODES = ("whole", "stream")
+CLIENTS = ("openai", "anthropic", "ollama")  # wires with a client of their own; the others share that of `openai`
+FORMS = ("whole", "stream")
 MODELS = {
     "openai": "openai/gpt-4o-mini",
     "azure": "azure/my-deployment",

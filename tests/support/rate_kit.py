@@ -78,7 +78,7 @@ class _Run:
             self.ask(job)
 
 
-def run(jobs: Sequence[Job]) -> None:
+def play(jobs: Sequence[Job]) -> None:
     """Plays the jobs through one limiter; a waiting job asks for its turn when it is woken or due to look."""
     one = _Run()
     for job in jobs:

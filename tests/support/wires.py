@@ -24,7 +24,7 @@ from testronaut_llm.local.model_store import ModelStore
 
 FOLDER = Path(__file__).parents[2] / "cassettes" / "wires"
 SMOLLM = "smollm2-135m"
-MODES = ("text", "stream", "schema", "embeddings", "truncated", "too_long", "wrong_key", "missing_model")
+KINDS = ("text", "stream", "schema", "embeddings", "truncated", "too_long", "wrong_key", "missing_model")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ _NOT_ANTHROPIC = {**_NO_EMBEDDINGS, "schema": "llama.cpp's Anthropic wire takes 
 _CHECKED = dict.fromkeys(("too_long", "missing_model"), "our own check stops it before it is sent")
 _OLLAMA = {"wrong_key": "Ollama checks no key", **_CHECKED}
 _LLAMA = "llama.cpp behind a proxy that gives it Azure's"
-WIRES = (
+SERVED = (
     Wire("llama.cpp-openai", "openai", "llama.cpp, its OpenAI wire", "/v1", gaps=_NAMED),
     Wire("llama.cpp-anthropic", "anthropic", "llama.cpp, its Anthropic wire", gaps=_NAMED | _NOT_ANTHROPIC),
     Wire("llama.cpp-azure-classic", "azure", f"{_LLAMA} classic URLs", api_version="2024-10-21", gaps=_NAMED),
@@ -68,7 +68,7 @@ _WANTED = SimpleNamespace(**{name: os.environ.get(f"RECORD_{name.upper()}", "") 
 def cases(mode: str) -> list[Any]:
     """The wires to test in this mode: those with a recording, or those that are to be recorded now."""
     found = []
-    for wire in WIRES:
+    for wire in SERVED:
         can_embed = mode != "embeddings" or wire.embedded or _WANTED.embedding_model
         to_record = wire.name in _WANTED.wires.split() and mode not in wire.gaps and can_embed
         if to_record or (not _WANTED.wires and (FOLDER / wire.name / f"{mode}.yaml").exists()):
