@@ -1,4 +1,4 @@
-"""Fixtures for local models: the tiny random-weight model, stores that hold it, and a server of it."""
+"""Fixtures for local models: the tiny random-weight model, a home that holds it, and a server of it."""
 
 from __future__ import annotations
 
@@ -37,16 +37,6 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(tmp_path, monkeypatch.setattr)
-
-
-@pytest.fixture
-def store(tmp_path: Path, tiny_gguf: Path) -> ModelStore:
-    return stored(ModelStore(tmp_path / "models"), tiny_gguf)
-
-
-@pytest.fixture
-def empty(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "models")
 
 
 @pytest.fixture
