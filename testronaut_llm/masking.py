@@ -10,13 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count, product
-from typing import TYPE_CHECKING
 
 from testronaut_llm.errors import SecretInPromptError
 from testronaut_llm.telemetry.redaction import SECRET_ENDS, Form, escaped, find_keys, forms_of
-
-if TYPE_CHECKING:
-    from testronaut_llm.records import Message
 
 _PLACEHOLDER = re.compile(r"<secret-[0-9]{1,6}>")
 _IN_JSON = re.compile(r"(?i:<|\\u003c)(secret-[0-9]{1,6})(?i:>|\\u003e)")
@@ -137,13 +133,12 @@ def masked(texts: Sequence[str]) -> tuple[tuple[str, ...], Masking]:
     return tuple([text for text, _ in done]), masking
 
 
-def refuse_secrets(task: str, messages: Sequence[Message], *, to_embed: bool) -> None:
-    """Raises SecretInPromptError if a message, or a text to embed, holds a secret."""
+def refuse_secrets(task: str, places: Iterable[tuple[str, str]]) -> None:
+    """Raises SecretInPromptError if one of the texts, each with the words for its place, holds a secret."""
     own = _own_forms()
-    for number, message in enumerate(messages, 1):
-        for start, _, kind in secrets_in(message.content, own)[:1]:
-            where = f"text {number}" if to_embed else f"message {number} ({message.role})"
-            lines = message.content[:start].split("\n")
+    for where, text in places:
+        for start, _, kind in secrets_in(text, own)[:1]:
+            lines = text[:start].split("\n")
             place = f"{where}, line {len(lines)}, character {len(lines[-1]) + 1}"
             raise SecretInPromptError(
                 f"{task}: the prompt holds a secret ({kind}): {place}; remove it, or set `secrets: mask` for the task"

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 from typing_extensions import TypedDict
 
 from testronaut_llm.config.extra_fields import refused_in_extra
+from testronaut_llm.config.sections import CacheMode
 from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.masking import Masking, masked, refuse_secrets
 from testronaut_llm.prompts import Prompt, encodable, messages_of, texts_of
-from testronaut_llm.records import Accept, CacheMode, Call, Message, Schema
+from testronaut_llm.records import Accept, Call, Message, Schema
 from testronaut_llm.routing.task_router import one_vector_space, select
 from testronaut_llm.support.text import did_you_mean
 
@@ -261,7 +262,10 @@ def _call(config: LLMConfig, settings: TaskConfig, given: dict[str, Any], **aske
     candidates = tuple([one for one in selected if one.kept])
     modes = {one.secrets for one in candidates}
     if "refuse" in modes:
-        refuse_secrets(settings.name, asked["messages"], to_embed="texts" in asked)
+        turns = enumerate(asked["messages"], 1)
+        to_embed = "texts" in asked
+        places = [(f"text {n}" if to_embed else f"message {n} ({one.role})", one.content) for n, one in turns]
+        refuse_secrets(settings.name, places)
     if "mask" in modes:
         asked |= _masked(asked)
     return Call(

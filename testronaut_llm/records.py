@@ -17,14 +17,13 @@ from testronaut_llm.support.text import exact
 
 if TYPE_CHECKING:
     from testronaut_llm.config.model_config import LLMConfig, ModelConfig, TaskConfig
+    from testronaut_llm.config.sections import CacheMode, Secrets
     from testronaut_llm.providers.provider import Provider
     from testronaut_llm.schema.output_schema import OutputSchema
 
 T = TypeVar("T", default=None)
 _Any_co = TypeVar("_Any_co", covariant=True)
 
-CacheMode = Literal["use", "refresh", "off", "only"]
-Secrets = Literal["mask", "refuse", "allow"]
 Role = Literal["system", "user", "assistant"]
 
 

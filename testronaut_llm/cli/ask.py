@@ -15,7 +15,7 @@ import typer
 import testronaut_llm
 from testronaut_llm.cli import options, screen
 from testronaut_llm.errors import ConfigError, InvalidRequestError
-from testronaut_llm.records import Answer, Route, Secrets
+from testronaut_llm.records import Answer, Route
 from testronaut_llm.support.text import counted, few
 
 if TYPE_CHECKING:
@@ -203,6 +203,8 @@ def show_route(found: Route, *, drawn: bool | None = None) -> None:
     screen.table(f"{found.task}: {found.strategy}", columns, rows, drawn=drawn)
     if not found.kept:
         screen.note("no model would be asked, for the reasons above")
+    from testronaut_llm.config.sections import Secrets
+
     modes = {mode: [one.alias for one in found.candidates if one.secrets == mode] for mode in get_args(Secrets)}
     screen.note("secrets: " + "; ".join(f"{mode} ({', '.join(names)})" for mode, names in modes.items() if names))
 

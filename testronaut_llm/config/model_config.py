@@ -15,6 +15,7 @@ from testronaut_llm.config.sections import (
     REFERENCE,
     BudgetConfig,
     CacheConfig,
+    CacheMode,
     Count,
     ErrorCodes,
     Flag,
@@ -28,13 +29,13 @@ from testronaut_llm.config.sections import (
     PriceConfig,
     Reference,
     Seconds,
+    Secrets,
     Section,
     VariableName,
     Whole,
 )
 from testronaut_llm.config.trust import limited, untrusted
 from testronaut_llm.errors import ConfigError, UnknownTaskError
-from testronaut_llm.records import CacheMode, Secrets
 from testronaut_llm.support.text import did_you_mean
 
 Strategy = Literal["cheapest", "as_listed", "local_first", "balanced", "cascade"]

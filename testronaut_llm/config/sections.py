@@ -132,6 +132,8 @@ ErrorCode = Literal[
 ]  # fmt: skip
 ErrorCodes = Annotated[tuple[ErrorCode, ...], BeforeValidator(_listed), _TEXT_OR_TEXTS]
 OnExceeded = Literal["stop", "local", "warn"]
+CacheMode = Literal["use", "refresh", "off", "only"]
+Secrets = Literal["mask", "refuse", "allow"]
 
 
 class Section(BaseModel):

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from testronaut_llm.config.sections import Secrets
 from testronaut_llm.local.readiness import Readiness
 from testronaut_llm.money.price_rows import ModelFacts, Price, service_of
 from testronaut_llm.providers.provider_registry import is_local, provider_of
-from testronaut_llm.records import Candidate, Secrets, Usage
+from testronaut_llm.records import Candidate, Usage
 from testronaut_llm.support.text import counted, usd
 
 if TYPE_CHECKING:

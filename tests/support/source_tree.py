@@ -17,6 +17,7 @@ class Import(NamedTuple):
     name: str
     line: int
     at_top: bool  # True if importing the file imports it, too
+    for_types: bool = False  # seen by type checkers only
 
 
 class Module:
@@ -26,7 +27,9 @@ class Module:
         self.name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
         self.text = path.read_text("utf-8")
         self.tree = ast.parse(self.text)
-        self.imports = list(_imports(self.tree, at_top=True))
+        found = list(_imports(self.tree, at_top=True))
+        self.imports = [one for one in found if not one.for_types]
+        self.own_imports = [one._replace(name=own) for one in found if (own := _own(one.name)) is not None]
         self.functions = [node for node in ast.walk(self.tree) if isinstance(node, Function)]
 
 
@@ -35,11 +38,16 @@ def modules() -> list[Module]:
     return [Module(path) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
+def _own(name: str) -> str | None:
+    head, _, rest = name.partition(".")
+    return rest if head == PACKAGE.name else None
+
+
 def _imports(node: ast.AST, *, at_top: bool) -> Iterator[Import]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            continue
-        if isinstance(child, ast.Import):
+            yield from (one._replace(for_types=True) for one in _imports(child, at_top=False))
+        elif isinstance(child, ast.Import):
             yield from (Import(alias.name, child.lineno, at_top) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
             # `from package import name`: the name may be a module, and counts as one where it is.
