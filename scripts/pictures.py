@@ -18,6 +18,8 @@ from decimal import Decimal
 from html import escape
 from pathlib import Path
 
+from imports_picture import imports_svg
+
 from testronaut_llm.cli.spend import page
 from testronaut_llm.money.report import LimitState, Spend, SpendRow, Totals
 
@@ -159,7 +161,11 @@ def photograph(html: str, picture: Path, *, dark: bool) -> None:
 def main(arguments: list[str]) -> int:
     """Writes or checks all pictures; returns the exit code."""
     html = spend_page()
-    texts = {"route.svg": svg(terminal(ROUTE)), "spend.sha256": hashlib.sha256(html.encode()).hexdigest() + "\n"}
+    texts = {
+        "imports.svg": imports_svg(),
+        "route.svg": svg(terminal(ROUTE)),
+        "spend.sha256": hashlib.sha256(html.encode()).hexdigest() + "\n",
+    }
     stale = [
         name
         for name, text in texts.items()

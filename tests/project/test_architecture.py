@@ -18,7 +18,7 @@ import pytest
 from manager_kit import program
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from source_tree import PACKAGE, ROOT, Module, modules
+from source_tree import PACKAGE, ROOT, UP_FOR_TYPES, Module, modules
 
 import testronaut_llm
 from testronaut_llm.cli import check
@@ -39,8 +39,6 @@ LADDER = (
     ("engine", "llm_manager", ""),
     ("cli", "cli.*", "testing", "testing.*"),
 )
-# An error holds attempts, which hold errors; the checks of `models verify` use the manager that they are given.
-UP_FOR_TYPES = {("errors", "records"), ("local.verify", "llm_manager")}
 
 # Slow, or with side effects: never imported at a module's top, except in modules that only wrap them.
 LATE = ("litellm", "tokencost", "tiktoken", "openai", "anthropic", "azure", "vcr", "xllamacpp", "typer", "rich")

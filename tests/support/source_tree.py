@@ -11,6 +11,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "testronaut_llm"
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+# An error holds attempts, which hold errors; the checks of `models verify` use the manager that they are given.
+UP_FOR_TYPES = {("errors", "records"), ("local.verify", "llm_manager")}
 
 
 class Import(NamedTuple):
