@@ -29,10 +29,10 @@ PUBLIC_MODULES = {
     "records": "Values",
     "methods.streams": "Streams",
     "methods.classify": "Verdicts with a confidence",
-    "methods.estimate": "Estimates",
+    "methods.batch": "Estimates",
     "methods.compare": "Comparisons",
     "config.model_config": "Configuration in Python",
-    "providers.row": "A provider",
+    "providers.provider": "A provider",
     "testing.fake": "Answers by rule",
 }
 _NOTHING = (None, False, "", (), [])
@@ -46,6 +46,8 @@ SECTIONS = {
     "LimitConfig": "`limits`",
     "LogConfig": "`log`",
 }
+INTERNAL = ("Endpoint", "Labels", "Record")
+"""Classes of these modules that no caller gets."""
 
 
 def llm_yaml_page() -> str:
@@ -163,7 +165,9 @@ def api_page() -> str:
         classes = [
             kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == module.__name__
         ]
-        members = ", ".join(kind.__name__ for kind in classes if not kind.__name__.startswith("_"))
+        members = ", ".join(
+            kind.__name__ for kind in classes if kind.__name__ not in INTERNAL and kind.__name__[0] != "_"
+        )
         parts.append(f"## {title}\n\n::: {module.__name__}\n    options: {{members: [{members}]}}\n")
     return "\n".join(parts)
 
