@@ -33,11 +33,11 @@ else
 endif
 
 test-newest: $(UV) ## run the tests on the newest of all dependencies, on the newest Python that is here
-	@requirements/resolve newest $(or $(ON),newest)
+	@scripts/resolve newest $(or $(ON),newest)
 	@.cache/newest/bin/python -m pytest -q $(or $(ARGS),-n 2)
 
 test-lowest: $(UV) ## run the tests on the lowest versions that pyproject.toml allows
-	@requirements/resolve lowest $(or $(ON),3.11) --resolution lowest-direct
+	@scripts/resolve lowest $(or $(ON),3.11) --resolution lowest-direct
 	@.cache/lowest/bin/python -m pytest -q $(or $(ARGS),-n 2)
 
 check: $(READY) ## lint, format, types, generated pages, documentation
@@ -72,7 +72,7 @@ soak: $(READY) ## the long tests: crashes, load, faults; SOAK_ROUNDS=200 of each
 	@SOAK_ROUNDS=$(or $(SOAK_ROUNDS),200) $(PY) -m pytest -q -m soak --timeout=0
 
 lock: $(UV) ## lock what pyproject.toml asks for; UPGRADE=1 takes newer versions (needs an index)
-	@UPGRADE=$(UPGRADE) requirements/lock
+	@UPGRADE=$(UPGRADE) scripts/lock
 
 build: $(READY) ## build the wheel and the sdist into dist/
 	@rm -rf dist
@@ -86,9 +86,9 @@ clean: ## remove the files that these commands create, environments too
 # LiteLLM is compiled at the end, also where the environment says to write no bytecode: its import takes seconds less
 # in each of the many processes that the tests start.
 $(READY): requirements/pip.txt requirements/dev.txt pyproject.toml
-	@.ci/find-python $(ON) > /dev/null
+	@scripts/find-python $(ON) > /dev/null
 	@rm -f $(VENV)/.ready-*
-	@$(PY) -c "" 2> /dev/null || { python=$$(.ci/find-python $(ON)); echo "set-up: making $(VENV) with $$python"; $$python -m venv --clear $(VENV); }
+	@$(PY) -c "" 2> /dev/null || { python=$$(scripts/find-python $(ON)); echo "set-up: making $(VENV) with $$python"; $$python -m venv --clear $(VENV); }
 	@echo "set-up: installing the locked packages into $(VENV) (once; about 250 MB, a minute or two)"
 	@$(PY) -m pip install -q --disable-pip-version-check --no-input --require-hashes -r requirements/pip.txt
 	@$(PY) -m pip install -q --disable-pip-version-check --no-input --no-compile --require-hashes -r requirements/dev.txt
@@ -98,5 +98,5 @@ $(READY): requirements/pip.txt requirements/dev.txt pyproject.toml
 	@touch $@
 
 $(UV):
-	@python=$$(.ci/find-python) && $$python -m venv --clear .cache/lock
+	@python=$$(scripts/find-python) && $$python -m venv --clear .cache/lock
 	@.cache/lock/bin/python -m pip install -q --disable-pip-version-check --no-input uv
