@@ -21,7 +21,7 @@ from testronaut_llm.errors import BudgetExceededError, ConfigError, LLMError, LL
 from testronaut_llm.gateway.exchange import Exchange
 from testronaut_llm.gateway.model_request import Reply
 from testronaut_llm.local.download import reported, reporter
-from testronaut_llm.loop import Running, wait_for
+from testronaut_llm.loop import LoopTask, wait_for
 from testronaut_llm.masking import Pieces
 from testronaut_llm.money.ledger_file import when_free
 from testronaut_llm.providers.provider_registry import timeout_of
@@ -44,16 +44,16 @@ class Caller:
         self._locks = FlightLocks(lookup.cache.folder / "flights.lock") if lookup.cache else None
         self._flights = Flights(self._locks)
 
-    def start_missed(self, call: Call) -> Running[Result]:
-        """Starts a call whose answer is not in the cache. Its caller reports its end."""
-        return self.services.loop.start(self._answer(call, None))
+    def missed(self, call: Call) -> LoopTask[Result]:
+        """Returns the task of a call whose answer is not in the cache. Its caller reports its end."""
+        return LoopTask(self.services.loop, partial(self._answer, call, None))
 
-    def start(self, call: Call, emit: Emit) -> Running[Result]:
-        """Starts a stream; its pieces go to `emit`."""
-        return self.services.loop.start(self._watched(call, emit))
+    def stream(self, call: Call, emit: Emit) -> LoopTask[Result]:
+        """Returns the task of a stream; its pieces go to `emit`."""
+        return LoopTask(self.services.loop, partial(self._watched, call, emit))
 
-    def start_outcome(self, make: Callable[[], Call]) -> Running[Any]:
-        """Starts a call of a batch from its arguments; its result is the answer or the error."""
+    def outcome(self, make: Callable[[], Call]) -> LoopTask[Any]:
+        """Returns the task of a call of a batch, from its arguments; its result is the answer or the error."""
 
         async def outcome() -> Result | LLMError:
             call = None
@@ -65,7 +65,7 @@ class Caller:
                     self.services.telemetry.count(error)
                 return error.with_traceback(None)  # the traceback would keep every call of the batch in memory
 
-        return self.services.loop.start(outcome())
+        return LoopTask(self.services.loop, outcome)
 
     async def _watched(self, call: Call, emit: Emit | None) -> Result:
         with self.services.telemetry.watch(call):

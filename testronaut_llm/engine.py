@@ -16,7 +16,7 @@ from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.local.readiness import Probes
 from testronaut_llm.methods.batch import Outcome
-from testronaut_llm.methods.streams import Begin
+from testronaut_llm.methods.streams import MakeTask
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.options import call_of
 from testronaut_llm.prompts import Prompt
@@ -28,7 +28,7 @@ from testronaut_llm.telemetry.telemetry import Telemetry
 if TYPE_CHECKING:
     from testronaut_llm.call import Caller
     from testronaut_llm.config.model_config import LLMConfig
-    from testronaut_llm.loop import Running
+    from testronaut_llm.loop import LoopTask
     from testronaut_llm.money.ledger import Session
     from testronaut_llm.money.report import Spend
     from testronaut_llm.options import AllOptions
@@ -165,7 +165,7 @@ class Engine:
         """Returns a cached result, read in this thread; on a miss, the call runs on the manager's event loop."""
         with self._telemetry.watch(call):
             found = self._lookup.find(call)
-            return found if found is not None else self._caller.start_missed(call).result()
+            return found if found is not None else self._caller.missed(call).result()
 
     async def _aresult(self, call: Call) -> Result:
         from asyncio import to_thread
@@ -173,15 +173,15 @@ class Engine:
         lookup = self._lookup
         with self._telemetry.watch(call):
             found = lookup.find(call) if lookup.is_quick(call) else await to_thread(lookup.find, call)
-            return found if found is not None else await self._caller.start_missed(call).aresult()
+            return found if found is not None else await self._caller.missed(call).aresult()
 
-    def _begin(self, task: str | None, prompt: Prompt, options: AllOptions) -> Begin:
-        """Checks the arguments now; returns a function that starts the call. Its deadline counts from then on."""
+    def _begin(self, task: str | None, prompt: Prompt, options: AllOptions) -> MakeTask:
+        """Checks the arguments now; returns a function that makes the call's task. Its deadline counts from then on."""
         call = call_of(self.config, task, prompt, options, stream=True)
-        return lambda emit: self._caller.start(replace(call, started=monotonic()), emit)
+        return lambda emit: self._caller.stream(replace(call, started=monotonic()), emit)
 
-    def _each(self, task: str | None, options: AllOptions) -> Callable[[Prompt], Running[Outcome]]:
-        """Checks the shared options of many calls; returns a function that starts one call."""
+    def _each(self, task: str | None, options: AllOptions) -> Callable[[Prompt], LoopTask[Outcome]]:
+        """Checks the shared options of many calls; returns a function that makes the task of one call."""
         call_of(self.config, task, "?", options)
         caller = self._caller
-        return lambda prompt: caller.start_outcome(lambda: call_of(self.config, task, prompt, options))
+        return lambda prompt: caller.outcome(lambda: call_of(self.config, task, prompt, options))

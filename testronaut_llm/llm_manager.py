@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 from testronaut_llm.engine import Engine
@@ -144,8 +145,10 @@ class LLMManager(Engine):
         >>> verdict.label, round(verdict.confidence, 2)
         ('passed', 0.94)
         """
-        running = self._caller.services.loop.start(self.aclassify(task, prompt, labels, **options))
-        return running.result()
+        from testronaut_llm.loop import LoopTask
+
+        asked = partial(self.aclassify, task, prompt, labels, **options)
+        return LoopTask(self._caller.services.loop, asked).result()
 
     @overload
     async def aclassify(
@@ -243,7 +246,7 @@ class LLMManager(Engine):
         from testronaut_llm.methods.compare import comparing
 
         asked = comparing(self._each, task, prompt, models, options)
-        run_each(asked.start, asked.jobs, concurrency=concurrency, finished=asked.record.add)
+        run_each(asked.of, asked.jobs, concurrency=concurrency, finished=asked.record.add)
         return asked.result()
 
     async def acompare(
@@ -263,7 +266,7 @@ class LLMManager(Engine):
         from testronaut_llm.methods.compare import comparing
 
         asked = comparing(self._each, task, prompt, models, options)
-        await arun_each(asked.start, asked.jobs, concurrency=concurrency, finished=asked.record.add)
+        await arun_each(asked.of, asked.jobs, concurrency=concurrency, finished=asked.record.add)
         return asked.result()
 
     def route(self, task: str | None, prompt: Prompt = "", **options: Unpack[AllOptions]) -> Route:

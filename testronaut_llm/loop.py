@@ -1,5 +1,7 @@
 """The event loop of calls, in a thread that starts with the first cache miss."""
 
+from __future__ import annotations
+
 import asyncio
 import concurrent.futures
 import contextvars
@@ -8,7 +10,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -22,18 +24,29 @@ MOST_THREADS = 256
 """Threads of the pool for validators and `accept`; one of those may call the manager, which needs another."""
 
 
-class Running(Generic[_T]):
-    """A coroutine on the loop. It runs with the context variables of its starter."""
+class LoopTask(Generic[_T]):
+    """A coroutine for the loop. It runs with the context variables of its starter.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, _T]) -> None:
+    It is stored first and started afterwards, so that whoever ends it finds it, whenever ctrl-C arrives.
+    """
+
+    def __init__(self, loop: Loop, make: Callable[[], Coroutine[Any, Any, _T]]) -> None:
         self.done: Future[_T] = Future()
-        self._loop = loop
-        self._task: asyncio.Task[None] | None = None
-        loop.call_soon_threadsafe(self._begin, work, context=contextvars.copy_context())
+        self._loop, self._make, self._started = loop, make, False
+
+    def start(self) -> None:
+        """Starts the coroutine, unless it was started."""
+        if not self._started:
+            self._started = True
+            self._loop.call_soon(self._begin)
 
     def result(self) -> _T:
-        """Waits in this thread. An interrupt such as ctrl-C cancels the coroutine and waits for its end."""
+        """Starts it and waits in this thread. An interrupt such as ctrl-C cancels the coroutine and waits for its end.
+
+        Raises LLMError if the manager is closed first.
+        """
         try:
+            self.start()
             return self.done.result()
         except concurrent.futures.CancelledError:
             raise LLMError("the manager was closed before the call ended; close it when its calls have ended") from None
@@ -42,8 +55,9 @@ class Running(Generic[_T]):
             raise
 
     async def aresult(self) -> _T:
-        """Waits on the caller's event loop. Cancelling the caller cancels the coroutine and waits for its end."""
+        """Same on the caller's event loop. Cancelling the caller cancels the coroutine and waits for its end."""
         try:
+            self.start()
             await wait_for(self.done)
         except asyncio.CancelledError:
             await self.aend()
@@ -51,44 +65,40 @@ class Running(Generic[_T]):
         return self.result()
 
     def cancel(self) -> None:
-        """Cancels the coroutine, unless it has ended."""
-        with suppress(RuntimeError):  # the loop is closed, so nothing runs
-            self._loop.call_soon_threadsafe(self._cancel)
+        """Cancels the coroutine, unless it has ended; it never runs if it has not begun."""
+        if not self.done.cancel() and not self.done.done():
+            with suppress(RuntimeError):  # the loop is closed, so nothing runs
+                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
 
     def end(self) -> None:
         """Cancels the coroutine, and waits in this thread until it has ended."""
+        self.cancel()
         if not self.done.done():
-            self.cancel()
             concurrent.futures.wait((self.done,))
 
     async def aend(self) -> None:
         """Cancels the coroutine, and waits on the caller's event loop until it has ended."""
-        if not self.done.done():
-            self.cancel()
-            await wait_for(self.done)
+        self.cancel()
+        await wait_for(self.done)
 
-    def _begin(self, work: Coroutine[Any, Any, _T]) -> None:
-        self._task = self._loop.create_task(self._run(work))
-        self._task.add_done_callback(partial(self._ended, work))
+    def _begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task.add_done_callback(self._ended)
 
-    def _cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-
-    async def _run(self, work: Coroutine[Any, Any, _T]) -> None:
+    async def _run(self) -> None:
         """Stores the result or the error. A `SystemExit` of a validator is raised in the caller, not in the loop."""
+        if not self.done.set_running_or_notify_cancel():
+            return
         try:
-            self.done.set_result(await work)
+            self.done.set_result(await self._make())
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
             self.done.set_exception(error)
 
-    def _ended(self, work: Coroutine[Any, Any, _T], _: asyncio.Task[None]) -> None:
-        if not self.done.done():  # cancelled, maybe before its first step
-            work.close()
-            self.done.cancel()
-            self.done.set_running_or_notify_cancel()
+    def _ended(self, _: object) -> None:
+        with suppress(InvalidStateError):  # it has a result; else it was cancelled, maybe before its first step
+            self.done.set_exception(concurrent.futures.CancelledError())
 
 
 def to_this_loop(function: Callable[[_T], object]) -> Callable[[_T], None]:
@@ -124,12 +134,11 @@ class Loop:
         self._stop: weakref.finalize[Any, Any] | None = None
         self._files: ThreadPoolExecutor | None = None
 
-    def start(self, work: Coroutine[Any, Any, _T]) -> Running[_T]:
-        """Starts a coroutine on the loop."""
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Calls a function on the loop, with the context variables of the caller."""
         with self._lock_of_this_process():
-            if self._loop is None:
-                self._begin()
-            return Running(self._loop, work)  # type: ignore[arg-type]  # begun
+            loop = self._loop or self._begin()
+            loop.call_soon_threadsafe(function, context=contextvars.copy_context())
 
     async def on_file(self, work: Callable[..., _T], *arguments: Any) -> _T:
         """Returns the result of `work`, run in the one thread for files: each other thread would open them again.
@@ -154,7 +163,7 @@ class Loop:
                 self._stop = None
         return self._lock
 
-    def _begin(self) -> None:
+    def _begin(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.new_event_loop()
         loop.set_exception_handler(_on_trouble)
         self._files = ThreadPoolExecutor(1, "testronaut-llm-files")
@@ -162,10 +171,11 @@ class Loop:
         thread = threading.Thread(target=_live, args=(loop, self._at_end, *pools), name=_NAME, daemon=True)
         thread.start()
         self._loop, self._stop = loop, weakref.finalize(self, _end, loop, thread)
+        return loop
 
 
 def _on_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Ignores the end of tasks that libraries leave on the loop; those of `Running` end in its future.
+    """Ignores the end of tasks that libraries leave on the loop; those of `LoopTask` end in its future.
 
     LiteLLM's one logging worker, for example, moves to each event loop that asks, and leaves its task on the last one.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from testronaut_llm.cache.lookup import Lookup
-    from testronaut_llm.loop import Running
+    from testronaut_llm.loop import LoopTask
     from testronaut_llm.services import Services
 
 Outcome = Answer[Any] | LLMError
@@ -30,8 +30,8 @@ OnProgress = Callable[[int, int | None, Outcome], object]
 """Called after each call with how many have ended, how many there are (None if unknown), and the result."""
 Job = TypeVar("Job")
 """The part in which calls differ: a prompt, or a prompt and a model."""
-Start = Callable[[Job], "Running[Outcome]"]
-"""Starts one call, whose result is its answer or its error."""
+Make = Callable[[Job], "LoopTask[Outcome]"]
+"""Makes the task of one call; its result is the answer or the error."""
 
 
 class Record:
@@ -66,19 +66,20 @@ class _Window:
     """The running calls, each with the index of its job. `ended` is called for each that ends, in any thread."""
 
     def __init__(
-        self, start: Start[Any], jobs: Any, concurrency: Any, ended: Callable[[Future[Outcome]], object]
+        self, make: Make[Any], jobs: Any, concurrency: Any, ended: Callable[[Future[Outcome]], object]
     ) -> None:
         if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
             raise InvalidRequestError(f"concurrency is {concurrency!r:.40}; expected a whole number of at least 1")
-        self.running: dict[Future[Outcome], tuple[int, Running[Outcome]]] = {}
-        self._start, self._jobs, self._concurrency, self._ended = start, enumerate(listed(jobs)), concurrency, ended
+        self.running: dict[Future[Outcome], tuple[int, LoopTask[Outcome]]] = {}
+        self._make, self._jobs, self._concurrency, self._ended = make, enumerate(listed(jobs)), concurrency, ended
 
     def fill(self) -> bool:
         """Starts calls until the window is full; False if none is left."""
         while len(self.running) < self._concurrency and (job := next(self._jobs, None)) is not None:
-            running = self._start(job[1])
+            running = self._make(job[1])
             self.running[running.done] = job[0], running
             running.done.add_done_callback(self._ended)
+            running.start()
         return bool(self.running)
 
     def take(self, done: Future[Outcome]) -> tuple[int, Outcome]:
@@ -86,14 +87,16 @@ class _Window:
         place, running = self.running.pop(done)
         return place, running.result()
 
-    def cancel(self) -> None:
-        """Cancels the calls that still run."""
-        for _, running in self.running.values():
+    def cancel(self) -> list[LoopTask[Outcome]]:
+        """Cancels the calls that still run, and returns them."""
+        left = [running for _, running in self.running.values()]
+        for running in left:
             running.cancel()
+        return left
 
 
 def run_each(
-    start: Start[Job], jobs: Iterable[Job], *, concurrency: int, finished: Callable[[int, Outcome], object]
+    make: Make[Job], jobs: Iterable[Job], *, concurrency: int, finished: Callable[[int, Outcome], object]
 ) -> None:
     """Passes on each result with the index of its job as soon as it is there, and keeps none.
 
@@ -102,35 +105,32 @@ def run_each(
     Raises:
         InvalidRequestError: `jobs` is one prompt or cannot be iterated, or `concurrency` is not a whole number above 0.
     """
-    from concurrent.futures import wait
-
     ended: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
-    window = _Window(start, jobs, concurrency, ended.put)
+    window = _Window(make, jobs, concurrency, ended.put)
     try:
         while window.fill():
             finished(*window.take(ended.get()))
     finally:
-        window.cancel()
-        wait(window.running)
+        for running in window.cancel():
+            running.end()
 
 
 async def arun_each(
-    start: Start[Job], jobs: Iterable[Job], *, concurrency: int, finished: Callable[[int, Outcome], object]
+    make: Make[Job], jobs: Iterable[Job], *, concurrency: int, finished: Callable[[int, Outcome], object]
 ) -> None:
     """Same as `run_each`, on the caller's event loop."""
     from asyncio import Queue
 
-    from testronaut_llm.loop import to_this_loop, wait_for
+    from testronaut_llm.loop import to_this_loop
 
     ended: Queue[Future[Outcome]] = Queue()
-    window = _Window(start, jobs, concurrency, to_this_loop(ended.put_nowait))
+    window = _Window(make, jobs, concurrency, to_this_loop(ended.put_nowait))
     try:
         while window.fill():
             finished(*window.take(await ended.get()))
     finally:
-        window.cancel()
-        for done in window.running:
-            await wait_for(done)
+        for running in window.cancel():
+            await running.aend()
 
 
 @dataclass(slots=True, kw_only=True)

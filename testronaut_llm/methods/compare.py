@@ -13,7 +13,7 @@ from itertools import product
 from typing import Any
 
 from testronaut_llm.errors import AllModelsFailedError, InvalidRequestError, LLMError, OutputInvalidError
-from testronaut_llm.loop import Running
+from testronaut_llm.loop import LoopTask
 from testronaut_llm.methods.batch import Outcome, Record
 from testronaut_llm.options import AllOptions
 from testronaut_llm.prompts import Prompt
@@ -112,11 +112,11 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class _Comparing:
-    """A running comparison: `start` sends a job, one prompt to one model."""
+    """A running comparison: `of` makes the task of a job, one prompt to one model."""
 
     task: str | None
     prompts: tuple[Prompt, ...]
-    each: Mapping[str, Callable[[Prompt], Running[Outcome]]]
+    each: Mapping[str, Callable[[Prompt], LoopTask[Outcome]]]
     has_schema: bool
     record: Record = field(default_factory=Record)
 
@@ -125,8 +125,8 @@ class _Comparing:
         """Yields each prompt for each model."""
         return list(product(self.prompts, self.each))
 
-    def start(self, job: tuple[Prompt, str]) -> Running[Outcome]:
-        """Sends one prompt to one model."""
+    def of(self, job: tuple[Prompt, str]) -> LoopTask[Outcome]:
+        """Returns the task that sends one prompt to one model."""
         return self.each[job[1]](job[0])
 
     @exact
@@ -150,13 +150,13 @@ class _Comparing:
 
 
 def comparing(
-    each: Callable[[str | None, AllOptions], Callable[[Prompt], Running[Outcome]]],
+    each: Callable[[str | None, AllOptions], Callable[[Prompt], LoopTask[Outcome]]],
     task: str | None,
     prompt: Any,
     models: Any,
     options: AllOptions,
 ) -> _Comparing:
-    """Returns a comparison that has not started; `each` checks the options of a task, and starts one prompt.
+    """Returns a comparison that has not started; `each` checks the options of a task, and makes the task of a prompt.
 
     Raises:
         LLMError: a model is unknown, or another argument is wrong.
@@ -172,8 +172,8 @@ def comparing(
     if options.get("model") is not None:
         given = f"model is {options['model']!r:.60}"
         raise InvalidRequestError(f"{given}; `compare` asks each of `models`, so leave it out")
-    starts = {name: each(task, {**options, "model": name}) for name in names}
-    return _Comparing(task, tuple(prompts), starts, options.get("schema") is not None)
+    tasks = {name: each(task, {**options, "model": name}) for name in names}
+    return _Comparing(task, tuple(prompts), tasks, options.get("schema") is not None)
 
 
 def _agreement(results: Any, least: int) -> Agreement | None:

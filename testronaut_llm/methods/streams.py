@@ -10,18 +10,18 @@ from testronaut_llm.errors import LLMError
 from testronaut_llm.records import Answer, T
 
 if TYPE_CHECKING:  # a process that finds its answers in the cache needs no event loop
-    from testronaut_llm.loop import Running
+    from testronaut_llm.loop import LoopTask
 
-Begin = Callable[[Callable[[str], None]], "Running[Any]"]
-"""Starts a call, which passes each piece to the function."""
+MakeTask = Callable[[Callable[[str], None]], "LoopTask[Any]"]
+"""Returns the task of a call, which passes each piece to the function."""
 
 
 class _Pieces(Generic[T]):
     """The part that both kinds of streams share."""
 
-    def __init__(self, begin: Begin) -> None:
-        self._begin = begin
-        self._running: Running[Any] | None = None
+    def __init__(self, make: MakeTask) -> None:
+        self._make = make
+        self._running: LoopTask[Any] | None = None
         self._answer: Answer[T] | None = None
         self._closed = False
 
@@ -32,10 +32,11 @@ class _Pieces(Generic[T]):
             raise LLMError("the stream has no answer yet: read it to its end first")
         return self._answer
 
-    def _start(self, put: Callable[[str | None], None]) -> Running[Any]:
+    def _start(self, put: Callable[[str | None], None]) -> LoopTask[Any]:
         """Starts the call; it puts each piece, and None at its end."""
-        self._running = self._begin(put)
+        self._running = self._make(put)
         self._running.done.add_done_callback(lambda _: put(None))
+        self._running.start()
         return self._running
 
     def __del__(self) -> None:
@@ -53,8 +54,8 @@ class Stream(_Pieces[T]):
     'It '
     """
 
-    def __init__(self, begin: Begin) -> None:
-        super().__init__(begin)
+    def __init__(self, make: MakeTask) -> None:
+        super().__init__(make)
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def __iter__(self) -> Self:
@@ -98,8 +99,8 @@ class AsyncStream(_Pieces[T]):
     'It '
     """
 
-    def __init__(self, begin: Begin) -> None:
-        super().__init__(begin)
+    def __init__(self, make: MakeTask) -> None:
+        super().__init__(make)
         from asyncio import Queue
 
         self._queue: Queue[str | None] = Queue()

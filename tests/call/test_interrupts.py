@@ -19,6 +19,7 @@ from manager_kit import MODES, Make, ask, booked, eventually, is_idle, manager, 
 
 from testronaut_llm import Answer, LLMManager, call, errors
 from testronaut_llm.gateway.gateway import Gateway
+from testronaut_llm.loop import Loop
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
 
@@ -112,6 +113,31 @@ def test_an_interrupted_request_is_settled_at_its_worst_case_and_its_connection_
         check(llm)
         assert booked(llm)[2] > 0
         assert hung_up.wait(20)
+
+
+@pytest.mark.parametrize("ask", [
+    lambda llm: llm.complete("t", "hi"),
+    lambda llm: list(llm.stream("t", "hi")),
+    lambda llm: llm.batch("t", ["hi", "ho"]),
+    lambda llm: llm.classify("t", "hi", ["yes", "no"]),
+    lambda llm: llm.compare("t", "hi", models=["m"]),
+])  # fmt: skip
+def test_an_interrupt_while_a_call_is_handed_to_its_loop_ends_it(
+    api: Make, monkeypatch: pytest.MonkeyPatch, ask: Callable[[LLMManager], object]
+) -> None:
+    begin = Loop.call_soon
+
+    def interrupted_after(loop: Loop, function: Callable[[], object]) -> None:
+        begin(loop, function)
+        if threading.current_thread() is threading.main_thread():
+            signal.raise_signal(signal.SIGINT)
+
+    with managed(api("a", faults.silent), timeout=60) as llm:
+        monkeypatch.setattr(Loop, "call_soon", interrupted_after)
+        with pytest.raises(KeyboardInterrupt):
+            ask(llm)
+        assert is_idle(llm)
+        assert booked(llm)[1] == 0
 
 
 def test_an_answer_is_settled_before_accept_sees_it(api: Make) -> None:

@@ -17,7 +17,7 @@ from manager_kit import Make, model, program
 
 from testronaut_llm import BudgetExceededError, LLMManager, errors
 from testronaut_llm.limits.rules import FAILURES
-from testronaut_llm.loop import Loop
+from testronaut_llm.loop import Loop, LoopTask
 from testronaut_llm.testing.fake import FakeLLM
 
 pytestmark = pytest.mark.usefixtures("provider_keys")
@@ -187,9 +187,10 @@ def test_work_cancelled_before_it_starts_ends_with_an_error() -> None:
         begun.set()
         blocked.wait(10)
 
-    loop.start(block())
+    LoopTask(loop, block).start()
     assert begun.wait(10)
-    running = loop.start(block())
+    running = LoopTask(loop, block)
+    running.start()
     running.cancel()
     blocked.set()
     with pytest.raises(errors.LLMError, match="closed before the call ended"):

@@ -120,7 +120,7 @@ def under_way(llm: LLMManager) -> int:
     """Number of calls that run on the manager's event loop."""
     loop = llm._caller.services.loop._loop
     tasks = asyncio.all_tasks(loop) if loop else ()  # LiteLLM has one of its own there
-    return sum("Running._run" in getattr(one.get_coro(), "__qualname__", "") for one in tasks)
+    return sum("LoopTask._run" in getattr(one.get_coro(), "__qualname__", "") for one in tasks)
 
 
 def used_slots(llm: LLMManager) -> int:
