@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -15,7 +15,7 @@ from testronaut_llm.cache.lookup import Lookup
 from testronaut_llm.config.source import ConfigSource
 from testronaut_llm.errors import ConfigError, LLMError
 from testronaut_llm.local.readiness import Probes
-from testronaut_llm.methods.batch import Outcome
+from testronaut_llm.methods.batch import Outcome, listed
 from testronaut_llm.methods.streams import MakeTask
 from testronaut_llm.money.ledger import Ledger
 from testronaut_llm.options import call_of
@@ -180,8 +180,12 @@ class Engine:
         call = call_of(self.config, task, prompt, options, stream=True)
         return lambda emit: self._caller.stream(replace(call, started=monotonic()), emit)
 
-    def _each(self, task: str | None, options: AllOptions) -> Callable[[Prompt], LoopTask[Outcome]]:
-        """Checks the shared options of many calls; returns a function that makes the task of one call."""
+    def _each(self, task: str | None, prompts: Iterable[Prompt], options: AllOptions) -> Iterator[LoopTask[Outcome]]:
+        """Checks the arguments that many calls share; returns the tasks of the calls, made when they are asked for."""
         call_of(self.config, task, "?", options)
         caller = self._caller
-        return lambda prompt: caller.outcome(lambda: call_of(self.config, task, prompt, options))
+
+        def made(prompt: Prompt) -> LoopTask[Outcome]:
+            return caller.outcome(lambda: call_of(self.config, task, prompt, options))
+
+        return map(made, listed(prompts))

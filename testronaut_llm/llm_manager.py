@@ -187,7 +187,7 @@ class LLMManager(Engine):
         ['It lists files.', 'It lists files.']
         """
         record = Record(prompts, on_progress)
-        run_each(self._each(task, options), prompts, concurrency=concurrency, finished=record.add)
+        run_each(self._each(task, prompts, options), concurrency=concurrency, finished=record.add)
         return record.results
 
     async def abatch(
@@ -205,7 +205,7 @@ class LLMManager(Engine):
         ['It lists files.']
         """
         record = Record(prompts, on_progress)
-        await arun_each(self._each(task, options), prompts, concurrency=concurrency, finished=record.add)
+        await arun_each(self._each(task, prompts, options), concurrency=concurrency, finished=record.add)
         return record.results
 
     def answer_each(
@@ -226,7 +226,7 @@ class LLMManager(Engine):
             raise InvalidRequestError(
                 f"on_answer is {on_answer!r:.60}; expected a function of two arguments: index, result"
             )
-        run_each(self._each(task, options), prompts, concurrency=concurrency, finished=on_answer)
+        run_each(self._each(task, prompts, options), concurrency=concurrency, finished=on_answer)
 
     def compare(
         self,
@@ -246,7 +246,7 @@ class LLMManager(Engine):
         from testronaut_llm.methods.compare import comparing
 
         asked = comparing(self._each, task, prompt, models, options)
-        run_each(asked.of, asked.jobs, concurrency=concurrency, finished=asked.record.add)
+        run_each(asked.tasks, concurrency=concurrency, finished=asked.record.add)
         return asked.result()
 
     async def acompare(
@@ -266,7 +266,7 @@ class LLMManager(Engine):
         from testronaut_llm.methods.compare import comparing
 
         asked = comparing(self._each, task, prompt, models, options)
-        await arun_each(asked.of, asked.jobs, concurrency=concurrency, finished=asked.record.add)
+        await arun_each(asked.tasks, concurrency=concurrency, finished=asked.record.add)
         return asked.result()
 
     def route(self, task: str | None, prompt: Prompt = "", **options: Unpack[AllOptions]) -> Route:

@@ -41,10 +41,7 @@ class LoopTask(Generic[_T]):
             self._loop.call_soon(self._begin)
 
     def result(self) -> _T:
-        """Starts it and waits in this thread. An interrupt such as ctrl-C cancels the coroutine and waits for its end.
-
-        Raises LLMError if the manager is closed first.
-        """
+        """Starts it and waits in this thread; ctrl-C cancels it and waits for its end. Raises LLMError: closed."""
         try:
             self.start()
             return self.done.result()

@@ -80,8 +80,8 @@ def _run() -> int:
         if "--json" in sys.argv:
             screen.out_json({"error": error})
         lines = [f"error ({error.code}): {error}", *getattr(error, "__notes__", ())]
-        if isinstance(error, NoReadyModelError) and not _names_only_the_embedded(error):
-            lines.append("  without any key: " + "\n  then ".join(_without_key()))
+        if isinstance(error, NoReadyModelError) and (steps := _without_key())[0] not in lines[0]:
+            lines.append("  without any key: " + "\n  then ".join(steps))
         screen.note("\n".join(lines))
         return screen.code_of(error)
     except Exception as error:  # noqa: BLE001 - a traceback would show whatever the error quotes
@@ -91,13 +91,6 @@ def _run() -> int:
         screen.note("\n".join((said, *getattr(error, "__notes__", ()))))
         return screen.FAILED
     return 0
-
-
-def _names_only_the_embedded(error: NoReadyModelError) -> bool:
-    """True if the message already says how to get the model that needs no key."""
-    from testronaut_llm.local.model_downloader import DEFAULT
-
-    return str(error).count("\n") == 1 and f"embedded/{DEFAULT}" in str(error)
 
 
 def _without_key() -> list[str]:

@@ -9,7 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.errors import InvalidRequestError, LLMError
 from testronaut_llm.options import takes
@@ -19,8 +20,6 @@ from testronaut_llm.routing.cost_optimizer import nothing_left
 from testronaut_llm.support.text import exact
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from testronaut_llm.cache.lookup import Lookup
     from testronaut_llm.loop import LoopTask
     from testronaut_llm.services import Services
@@ -28,26 +27,22 @@ if TYPE_CHECKING:
 Outcome = Answer[Any] | LLMError
 OnProgress = Callable[[int, int | None, Outcome], object]
 """Called after each call with how many have ended, how many there are (None if unknown), and the result."""
-Job = TypeVar("Job")
-"""The part in which calls differ: a prompt, or a prompt and a model."""
-Make = Callable[[Job], "LoopTask[Outcome]"]
-"""Makes the task of one call; its result is the answer or the error."""
 
 
 class Record:
-    """The results so far, in the order of the jobs; `on_progress` is called for each."""
+    """The results so far, in the order of the prompts; `on_progress` is called for each."""
 
-    def __init__(self, jobs: Any = (), on_progress: OnProgress | None = None) -> None:
+    def __init__(self, prompts: Any = (), on_progress: OnProgress | None = None) -> None:
         if on_progress is not None and not takes(on_progress, 3):
             raise InvalidRequestError(
                 f"on_progress is {on_progress!r:.60}; expected a function of three arguments: done, total, result"
             )
         self.results: list[Any] = []
         self._done, self._on_progress = 0, on_progress
-        self._total = len(jobs) if isinstance(jobs, Sized) else None
+        self._total = len(prompts) if isinstance(prompts, Sized) else None
 
     def add(self, place: int, result: Outcome) -> None:
-        """Stores the result of the job at an index."""
+        """Stores the result of the prompt at an index."""
         self.results += [None] * (place + 1 - len(self.results))
         self.results[place] = result
         self._done += 1
@@ -55,82 +50,78 @@ class Record:
             self._on_progress(self._done, self._total, result)
 
 
-def listed(jobs: Any) -> Iterable[Any]:
-    """Returns the jobs. Raises InvalidRequestError: it is one prompt, or cannot be iterated."""
-    if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable):
-        raise InvalidRequestError(f"prompts is {jobs!r:.40}; expected a list or another iterable of prompts")
-    return jobs
+def listed(prompts: Any) -> Iterable[Prompt]:
+    """Returns the prompts. Raises InvalidRequestError: it is one prompt, or cannot be iterated."""
+    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
+        raise InvalidRequestError(f"prompts is {prompts!r:.40}; expected a list or another iterable of prompts")
+    return prompts
 
 
 class _Window:
-    """The running calls, each with the index of its job. `ended` is called for each that ends, in any thread."""
+    """The tasks that run, with their indexes. `ended` is called with each that ends, in any thread."""
 
-    def __init__(
-        self, make: Make[Any], jobs: Any, concurrency: Any, ended: Callable[[Future[Outcome]], object]
-    ) -> None:
+    def __init__(self, tasks: Iterable[LoopTask[Outcome]], concurrency: Any, ended: Callable[[Any], object]) -> None:
         if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
             raise InvalidRequestError(f"concurrency is {concurrency!r:.40}; expected a whole number of at least 1")
-        self.running: dict[Future[Outcome], tuple[int, LoopTask[Outcome]]] = {}
-        self._make, self._jobs, self._concurrency, self._ended = make, enumerate(listed(jobs)), concurrency, ended
+        self.running: dict[LoopTask[Outcome], int] = {}
+        self._tasks, self._concurrency, self._ended = enumerate(tasks), concurrency, ended
 
     def fill(self) -> bool:
-        """Starts calls until the window is full; False if none is left."""
-        while len(self.running) < self._concurrency and (job := next(self._jobs, None)) is not None:
-            running = self._make(job[1])
-            self.running[running.done] = job[0], running
-            running.done.add_done_callback(self._ended)
-            running.start()
+        """Starts tasks until the window is full; False if none is left."""
+        for place, task in islice(self._tasks, self._concurrency - len(self.running)):
+            self.running[task] = place
+            task.done.add_done_callback(lambda _, task=task: self._ended(task))  # type: ignore[misc]
+            task.start()
         return bool(self.running)
 
-    def take(self, done: Future[Outcome]) -> tuple[int, Outcome]:
-        """Returns the index and the result of a call that has ended."""
-        place, running = self.running.pop(done)
-        return place, running.result()
+    def take(self, task: LoopTask[Outcome]) -> tuple[int, Outcome]:
+        """Returns the index and the result of a task that has ended."""
+        return self.running.pop(task), task.result()
 
-    def cancel(self) -> list[LoopTask[Outcome]]:
-        """Cancels the calls that still run, and returns them."""
-        left = [running for _, running in self.running.values()]
-        for running in left:
-            running.cancel()
-        return left
+    def cancel(self) -> None:
+        """Cancels the tasks that still run."""
+        for task in self.running:
+            task.cancel()
 
 
 def run_each(
-    make: Make[Job], jobs: Iterable[Job], *, concurrency: int, finished: Callable[[int, Outcome], object]
+    tasks: Iterable[LoopTask[Outcome]], *, concurrency: int, finished: Callable[[int, Outcome], object]
 ) -> None:
-    """Passes on each result with the index of its job as soon as it is there, and keeps none.
+    """Passes on each result with the index of its task as soon as it is there, and keeps none.
 
-    Jobs are read, and results passed on, in the caller's thread.
+    Tasks are made, and results passed on, in the caller's thread.
 
     Raises:
-        InvalidRequestError: `jobs` is one prompt or cannot be iterated, or `concurrency` is not a whole number above 0.
+        InvalidRequestError: `concurrency` is not a whole number above 0.
     """
-    ended: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
-    window = _Window(make, jobs, concurrency, ended.put)
+    ended: queue.SimpleQueue[LoopTask[Outcome]] = queue.SimpleQueue()
+    window = _Window(tasks, concurrency, ended.put)
     try:
         while window.fill():
             finished(*window.take(ended.get()))
     finally:
-        for running in window.cancel():
-            running.end()
+        window.cancel()
+        for task in window.running:
+            task.end()
 
 
 async def arun_each(
-    make: Make[Job], jobs: Iterable[Job], *, concurrency: int, finished: Callable[[int, Outcome], object]
+    tasks: Iterable[LoopTask[Outcome]], *, concurrency: int, finished: Callable[[int, Outcome], object]
 ) -> None:
     """Same as `run_each`, on the caller's event loop."""
     from asyncio import Queue
 
     from testronaut_llm.loop import to_this_loop
 
-    ended: Queue[Future[Outcome]] = Queue()
-    window = _Window(make, jobs, concurrency, to_this_loop(ended.put_nowait))
+    ended: Queue[LoopTask[Outcome]] = Queue()
+    window = _Window(tasks, concurrency, to_this_loop(ended.put_nowait))
     try:
         while window.fill():
             finished(*window.take(await ended.get()))
     finally:
-        for running in window.cancel():
-            await running.aend()
+        window.cancel()
+        for task in window.running:
+            await task.aend()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import product
+from itertools import chain
 from typing import Any
 
 from testronaut_llm.errors import AllModelsFailedError, InvalidRequestError, LLMError, OutputInvalidError
@@ -112,27 +112,19 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class _Comparing:
-    """A running comparison: `of` makes the task of a job, one prompt to one model."""
+    """A running comparison. Its tasks are the calls: each prompt to each model."""
 
     task: str | None
     prompts: tuple[Prompt, ...]
-    each: Mapping[str, Callable[[Prompt], LoopTask[Outcome]]]
+    models: tuple[str, ...]
+    tasks: Iterator[LoopTask[Outcome]]
     has_schema: bool
     record: Record = field(default_factory=Record)
-
-    @property
-    def jobs(self) -> list[tuple[Prompt, str]]:
-        """Yields each prompt for each model."""
-        return list(product(self.prompts, self.each))
-
-    def of(self, job: tuple[Prompt, str]) -> LoopTask[Outcome]:
-        """Returns the task that sends one prompt to one model."""
-        return self.each[job[1]](job[0])
 
     @exact
     def result(self) -> Comparison:
         """Returns the results side by side."""
-        names, results = tuple(self.each), iter(self.record.results)
+        names, results = self.models, iter(self.record.results)
         rows = [{name: next(results) for name in names} for _ in self.prompts]
         whole = [_agreement(row.values(), len(names)) for row in rows]
         return Comparison(
@@ -150,13 +142,13 @@ class _Comparing:
 
 
 def comparing(
-    each: Callable[[str | None, AllOptions], Callable[[Prompt], LoopTask[Outcome]]],
+    each: Callable[[str | None, tuple[Prompt, ...], AllOptions], Iterator[LoopTask[Outcome]]],
     task: str | None,
     prompt: Any,
     models: Any,
     options: AllOptions,
 ) -> _Comparing:
-    """Returns a comparison that has not started; `each` checks the options of a task, and makes the task of a prompt.
+    """Returns a comparison that has not started; `each` returns the tasks of prompts.
 
     Raises:
         LLMError: a model is unknown, or another argument is wrong.
@@ -172,8 +164,8 @@ def comparing(
     if options.get("model") is not None:
         given = f"model is {options['model']!r:.60}"
         raise InvalidRequestError(f"{given}; `compare` asks each of `models`, so leave it out")
-    tasks = {name: each(task, {**options, "model": name}) for name in names}
-    return _Comparing(task, tuple(prompts), tasks, options.get("schema") is not None)
+    tasks = chain.from_iterable(zip(*[each(task, prompts, {**options, "model": name}) for name in names], strict=True))
+    return _Comparing(task, tuple(prompts), names, tasks, options.get("schema") is not None)
 
 
 def _agreement(results: Any, least: int) -> Agreement | None:

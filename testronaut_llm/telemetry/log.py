@@ -8,7 +8,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,17 @@ def logger() -> Any:
         return structlog.get_logger(NAME)
     return structlog.wrap_logger(
         STANDARD,
-        processors=[structlog.stdlib.filter_by_level, structlog.processors.KeyValueRenderer(key_order=["event"])],
+        processors=[structlog.stdlib.filter_by_level, _as_line],
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def _as_line(_: Any, __: str, facts: MutableMapping[str, Any]) -> str:
+    """Renders an event on one line: its name, what went wrong, what to do, and its other facts in brackets."""
+    words = [str(facts.pop(name)) for name in ("error", "fix") if name in facts]
+    head = ": ".join(filter(None, (facts.pop("event"), " ".join("; ".join(words).split()))))
+    return visible(f"{head} ({' '.join(f'{name}={value!r}' for name, value in facts.items())})")
 
 
 class EventFile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sqlite3
 import sys
 import time
@@ -173,7 +174,7 @@ def results(api: Callable[..., Api], tmp_path_factory: pytest.TempPathFactory) -
 
 
 def warnings(said: str) -> list[str]:
-    return sorted(line.partition("event=")[2].split()[0].strip("'") for line in said.splitlines() if "event=" in line)
+    return sorted(re.findall(r"^(\w+_\w+): ", said, re.MULTILINE))
 
 
 @on_linux

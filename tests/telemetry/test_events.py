@@ -24,7 +24,7 @@ from manager_kit import KEY, MODES, Make, ask, manager, model, program
 from structlog.testing import capture_logs
 
 from testronaut_llm import LLMManager, errors
-from testronaut_llm.telemetry.log import NOISY_LOGGERS, EventFile, guard_logs
+from testronaut_llm.telemetry.log import NOISY_LOGGERS, EventFile, guard_logs, logger
 from testronaut_llm.telemetry.redaction import Redactor
 from testronaut_llm.telemetry.telemetry import has_listener
 
@@ -193,6 +193,12 @@ def test_without_structlog_it_is_pythons_logging(file: Path, caplog: pytest.LogC
     with LLMManager(file) as llm, caplog.at_level(logging.INFO, "testronaut_llm"):
         llm.complete("t", PROMPT)
     assert [record.name for record in caplog.records] == ["testronaut_llm"] * 3
+    assert caplog.messages[-1].startswith("llm_call (llm.task='t' ")
+
+
+def test_a_warning_for_pythons_logging_is_one_readable_line(caplog: pytest.LogCaptureFixture) -> None:
+    logger().warning("file_lost", error="line 1\nline 2\x1b[1m 100%", fix="run it again", file="a b")
+    assert caplog.messages == ["file_lost: line 1 line 2\\u001b[1m 100%; run it again (file='a b')"]
 
 
 def test_a_structlog_that_another_thread_is_importing_is_no_listener() -> None:
