@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from manager_kit import a_model as model
 
+from testronaut_llm.config.model_config import ModelConfig
 from testronaut_llm.money import token_counter
 from testronaut_llm.money.token_counter import KEPT, VOCABULARIES, TokenCounter, count, family_of, memory_key
 from testronaut_llm.records import Message, Usage
@@ -161,6 +162,14 @@ def test_only_reported_usage_of_our_own_estimates_teaches(path: Path, counter: T
     counter.observe("t", who, estimate, Usage())
     counter.observe("t", who, estimate + 7777, Usage(prompt_tokens=900))
     assert not path.exists()
+
+
+def test_models_with_equal_estimates_learn_apart(counter: TokenCounter) -> None:
+    first, second = [ModelConfig(alias=name, model=f"{name}/grok-9") for name in ("xai", "groq")]
+    estimate, same = [counter.estimate(one, prompt(FRANCE)) for one in (first, second)]
+    assert estimate == same
+    counter.observe("t", first, estimate, Usage(prompt_tokens=90))
+    assert [len(counter._points[f"{name}:grok-9"]) for name in ("xai", "groq")] == [1, 0]
 
 
 def test_an_answers_length_is_the_mean_of_earlier_ones(counter: TokenCounter) -> None:
