@@ -25,20 +25,20 @@ MOST_THREADS = 256
 
 
 class LoopTask(Generic[_T]):
-    """A coroutine for the loop. It runs with the context variables of its starter.
+    """A coroutine for the loop, with the context variables of its starter.
 
-    It is stored first and started afterwards, so that whoever ends it finds it, whenever ctrl-C arrives.
+    Store it, then start it: whoever ends it then finds it, whenever ctrl-C arrives.
     """
 
     def __init__(self, loop: Loop, make: Callable[[], Coroutine[Any, Any, _T]]) -> None:
         self.done: Future[_T] = Future()
-        self._loop, self._make, self._started = loop, make, False
+        self._unstarted: Callable[[], None] | None = partial(loop.call_soon, partial(self._begin, make))
 
     def start(self) -> None:
         """Starts the coroutine, unless it was started."""
-        if not self._started:
-            self._started = True
-            self._loop.call_soon(self._begin)
+        begin, self._unstarted = self._unstarted, None  # a stream that has ended keeps no manager alive
+        if begin is not None:
+            begin()
 
     def result(self) -> _T:
         """Starts it and waits in this thread; ctrl-C cancels it and waits for its end. Raises LLMError: closed."""
@@ -78,22 +78,24 @@ class LoopTask(Generic[_T]):
         self.cancel()
         await wait_for(self.done)
 
-    def _begin(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run())
-        self._task.add_done_callback(self._ended)
-
-    async def _run(self) -> None:
-        """Stores the result or the error. A `SystemExit` of a validator is raised in the caller, not in the loop."""
+    def _begin(self, make: Callable[[], Coroutine[Any, Any, _T]]) -> None:
+        work = make()
+        self._task = asyncio.get_running_loop().create_task(self._run(work))
+        self._task.add_done_callback(partial(self._ended, work))
         if not self.done.set_running_or_notify_cancel():
-            return
+            self._task.cancel()
+
+    async def _run(self, work: Coroutine[Any, Any, _T]) -> None:
+        """Stores the result or the error. A `SystemExit` of a validator is raised in the caller, not in the loop."""
         try:
-            self.done.set_result(await self._make())
+            self.done.set_result(await work)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
             self.done.set_exception(error)
 
-    def _ended(self, _: object) -> None:
+    def _ended(self, work: Coroutine[Any, Any, _T], _: object) -> None:
+        work.close()
         with suppress(InvalidStateError):  # it has a result; else it was cancelled, maybe before its first step
             self.done.set_exception(concurrent.futures.CancelledError())
 

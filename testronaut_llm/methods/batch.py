@@ -78,11 +78,6 @@ class _Window:
         """Returns the index and the result of a task that has ended."""
         return self.running.pop(task), task.result()
 
-    def cancel(self) -> None:
-        """Cancels the tasks that still run."""
-        for task in self.running:
-            task.cancel()
-
 
 def run_each(
     tasks: Iterable[LoopTask[Outcome]], *, concurrency: int, finished: Callable[[int, Outcome], object]
@@ -100,7 +95,8 @@ def run_each(
         while window.fill():
             finished(*window.take(ended.get()))
     finally:
-        window.cancel()
+        for task in window.running:
+            task.cancel()
         for task in window.running:
             task.end()
 
@@ -119,7 +115,8 @@ async def arun_each(
         while window.fill():
             finished(*window.take(await ended.get()))
     finally:
-        window.cancel()
+        for task in window.running:
+            task.cancel()
         for task in window.running:
             await task.aend()
 

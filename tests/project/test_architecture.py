@@ -52,7 +52,7 @@ HEAVY -= {"rich"}  # structlog imports it where it is installed
 HANDS_ON = ("errors", "testing.cassettes")
 SPEAKS = ("cli", "cli.*", "local.embedded_child")  # and a child process whose stdout is a pipe to its parent
 
-LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 18_796
+LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_THE_PACKAGE = 300, 40, 18_795
 
 
 def every_module(check: Callable[[Module], None]) -> Callable[[], None]:
