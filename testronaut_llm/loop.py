@@ -18,17 +18,13 @@ from typing import Any, Generic, TypeVar
 from testronaut_llm.errors import LLMError
 
 _T = TypeVar("_T")
-
 _NAME = "testronaut-llm-loop"
 MOST_THREADS = 256
 """Threads of the pool for validators and `accept`; one of those may call the manager, which needs another."""
 
 
 class LoopTask(Generic[_T]):
-    """A coroutine for the loop, with the context variables of its starter.
-
-    Store it, then start it: whoever ends it then finds it, whenever ctrl-C arrives.
-    """
+    """A coroutine for the loop, with its starter's context variables. Store it, then start it: ctrl-C may come."""
 
     def __init__(self, loop: Loop, make: Callable[[], Coroutine[Any, Any, _T]]) -> None:
         self.done: Future[_T] = Future()
@@ -168,7 +164,11 @@ class Loop:
         self._files = ThreadPoolExecutor(1, "testronaut-llm-files")
         pools = ThreadPoolExecutor(MOST_THREADS, "testronaut-llm"), self._files
         thread = threading.Thread(target=_live, args=(loop, self._at_end, *pools), name=_NAME, daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except BaseException:  # ctrl-C while the thread begins
+            loop.call_soon_threadsafe(loop.stop)
+            raise
         self._loop, self._stop = loop, weakref.finalize(self, _end, loop, thread)
         return loop
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -167,6 +168,26 @@ def test_one_thread_starts_with_the_first_call_and_ends_with_its_manager() -> No
     del llm
     gc.collect()
     assert loops() == 0
+
+
+def test_an_interrupt_while_the_thread_begins_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, loops = threading.Thread.start, list[threading.Thread]()
+
+    def interrupted(thread: threading.Thread) -> None:
+        begin(thread)
+        if thread.name == "testronaut-llm-loop":
+            loops.append(thread)
+            signal.raise_signal(signal.SIGINT)
+
+    with FakeLLM() as llm:
+        llm.reply("x")
+        monkeypatch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            llm.complete(None, "hi")
+        monkeypatch.undo()
+        assert llm.complete(None, "hi").text == "x"
+        loops[0].join(20)
+        assert [thread.is_alive() for thread in loops] == [False]
 
 
 def test_system_exit_reaches_the_caller() -> None:
