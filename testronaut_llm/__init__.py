@@ -50,70 +50,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AllModelsFailedError",
-    "Answer",
-    "AsyncStream",
-    "Attempt",
-    "AuthenticationError",
-    "BadResponseError",
-    "BudgetExceededError",
-    "CacheMissError",
-    "CallOptions",
-    "Candidate",
-    "CassetteMissError",
-    "Classification",
-    "Comparison",
-    "ConfigError",
-    "ConnectionFailedError",
-    "ContentFilteredError",
-    "ContextWindowError",
-    "EmbedOptions",
-    "Embeddings",
-    "Estimate",
-    "InvalidRequestError",
-    "LLMConfig",
-    "LLMError",
-    "LLMManager",
-    "LLMTimeoutError",
-    "LocalModelError",
-    "Message",
-    "MissingCredentialError",
-    "ModelNotFoundError",
-    "NoReadyModelError",
-    "OutputInvalidError",
-    "OutputTruncatedError",
-    "OverloadedError",
-    "PermissionDeniedError",
-    "Provider",
-    "ProviderError",
-    "QuotaExceededError",
-    "RateLimitError",
-    "Route",
-    "SecretInPromptError",
-    "ServerError",
-    "Stream",
-    "UnknownTaskError",
-    "Usage",
-    "register_provider",
-]
+__all__ = ["CallOptions", "EmbedOptions", "LLMConfig", "LLMManager", "Message", "Provider", "register_provider"]
+__all__ += ["Answer", "AsyncStream", "Attempt", "Candidate", "Classification", "Comparison", "Embeddings", "Estimate"]
+__all__ += ["Route", "Stream", "Usage"]
+__all__ += ["AllModelsFailedError", "AuthenticationError", "BadResponseError", "BudgetExceededError", "CacheMissError"]
+__all__ += ["CassetteMissError", "ConfigError", "ConnectionFailedError", "ContentFilteredError", "ContextWindowError"]
+__all__ += ["InvalidRequestError", "LLMError", "LLMTimeoutError", "LocalModelError", "MissingCredentialError"]
+__all__ += ["ModelNotFoundError", "NoReadyModelError", "OutputInvalidError", "OutputTruncatedError", "OverloadedError"]
+__all__ += ["PermissionDeniedError", "ProviderError", "QuotaExceededError", "RateLimitError", "SecretInPromptError"]
+__all__ += ["ServerError", "UnknownTaskError"]
 
-_HOMES = {
-    name: module
-    for module, names in {
-        "methods.batch": "Estimate",
-        "methods.classify": "Classification",
-        "methods.compare": "Comparison",
-        "config.model_config": "LLMConfig",
-        "llm_manager": "LLMManager",
-        "options": "CallOptions EmbedOptions",
-        "providers.provider": "Provider",
-        "providers.provider_registry": "register_provider",
-        "records": "Answer Attempt Candidate Embeddings Message Route Usage",
-        "methods.streams": "AsyncStream Stream",
-    }.items()
-    for name in names.split()
-}
+_HOMES = {"Classification": "methods.classify", "Comparison": "methods.compare", "Estimate": "methods.batch"}
+_HOMES |= {"LLMConfig": "config.model_config", "LLMManager": "llm_manager", "Provider": "providers.provider"}
+_HOMES |= {"register_provider": "providers.provider_registry", "CallOptions": "options", "EmbedOptions": "options"}
+_HOMES |= dict.fromkeys(("AsyncStream", "Stream"), "methods.streams")
+_HOMES |= dict.fromkeys(("Answer", "Attempt", "Candidate", "Embeddings", "Message", "Route", "Usage"), "records")
 """The module of each public name that is not an error."""
 
 

@@ -28,8 +28,11 @@ from testronaut_llm.providers.provider_registry import timeout_of
 from testronaut_llm.records import Attempt, Call, Result, T, known_cost, total_cost
 from testronaut_llm.routing.cost_optimizer import nothing_left
 from testronaut_llm.routing.retry import Failure, Try, all_failed, first_try, next_try, no_turn, passed_over, patience
+from testronaut_llm.support.text import CONTEXT
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from testronaut_llm.config.model_config import ModelConfig
     from testronaut_llm.limits.rate_limiter import Ticket
     from testronaut_llm.money.budgets import Reservation
@@ -119,7 +122,7 @@ class Caller:
             error.attempts = tuple(made)
             raise error
 
-        attempts, step = _Attempts(services, call, emit, made), first_try(candidates)
+        attempts, step = _Attempts(services, call, emit, made, known_cost(made)), first_try(candidates)
         outcome = await attempts.make(step)
         while isinstance(outcome, Failure):
             step = attempts.after(step, outcome)
@@ -147,6 +150,7 @@ class _Attempts:
     call: Call
     emit: Emit | None
     made: list[Attempt]
+    booked: Decimal  # USD, of those made; the worst case where a price or a bill is unknown
     delivered: bool = False  # the caller has seen a piece of a stream
     sent: bool = False
 
@@ -161,8 +165,7 @@ class _Attempts:
                 error = await self._turn(step, ticket)
                 waited = time.monotonic() - began
                 if error is not None:
-                    unsent = Reply(error=error, sent=False)
-                    self.made.append(attempt_of(services, planned, unsent, waited=waited)[0])
+                    self.made.append(attempt_of(services, planned, Reply(error=error, sent=False), waited=waited)[0])
                     return Failure(error=error)
                 reservation = await self._reserved(planned)
                 if isinstance(reservation, LLMError):
@@ -203,8 +206,8 @@ class _Attempts:
 
     async def _reserved(self, planned: PlannedRequest) -> Reservation | LLMError:
         """Reserves the worst case; returns an error if the budget does not leave it."""
-        call, spent = self.call, known_cost(self.made)
-        reserve = partial(self.services.budgets.reserve, call, planned.candidate, planned.worst, spent=spent)
+        budgets, call = self.services.budgets, self.call
+        reserve = partial(budgets.reserve, call, planned.candidate, planned.worst, spent=self.booked)
         try:
             return await when_free(reserve, call.left)
         except (BudgetExceededError, ConfigError) as error:
@@ -224,6 +227,7 @@ class _Attempts:
             self.made.append(attempt)
             self.sent = self.sent or ended.sent
             reservation.settle(attempt)
+            self.booked = CONTEXT.add(self.booked, reservation.booked or 0)
             _free(ticket, attempt, ended, hurried=reply is None or self.call.left <= 0)
         return reply, source
 
@@ -233,8 +237,7 @@ class _Attempts:
         Limits the time here, since the time-out of an HTTP client restarts with each byte.
         """
         call, row = self.call, planned.row
-        pieces = Pieces(call.masking, as_json=call.output is not None)
-        reply = None
+        pieces, reply = Pieces(call.masking, as_json=call.output is not None), None
         try:
             await when_free(reservation.sent, call.left)
             seconds = max(0.001, min(call.timeout or timeout_of(row), call.left))
@@ -267,7 +270,7 @@ class _Attempts:
     async def _judged(self, planned: PlannedRequest, reply: Reply, source: str | None) -> Result | Failure:
         """Returns the accepted result, or why there is none. The caller's own code runs in a thread."""
         call, attempt = self.call, self.made[-1]
-        judge = partial(judged, self.services, planned, reply, attempt, source, known_cost(self.made))
+        judge = partial(judged, self.services, planned, reply, attempt, source, self.booked)
         callers_code = call.accept is not None or call.output is not None  # may take long, or call the manager
         outcome = await asyncio.to_thread(judge) if callers_code else judge()
         if not isinstance(outcome, Failure):

@@ -22,7 +22,7 @@ from typing_extensions import TypeVar
 from testronaut_llm.errors import InvalidRequestError, LLMError
 from testronaut_llm.options import DEFAULTS, ClassifyOptions, call_of, checked
 from testronaut_llm.prompts import Prompt, messages_of
-from testronaut_llm.records import Answer, Call, Message, Route, TokenChoice, known_cost, total_cost
+from testronaut_llm.records import Answer, Attempt, Call, Message, Route, TokenChoice, known_cost, total_cost
 from testronaut_llm.support.text import counted
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class _Question:
     options: Mapping[str, Any]
     labels: Labels[Any]
     votes: int
-    asked: list[Answer[Any]] = field(default_factory=list)
+    made: list[Attempt] = field(default_factory=list)  # of all requests, also of those that failed
     reason: str = ""  # why a better model is asked
     error: LLMError | None = None  # of the vote or the better model that failed last
     began: float = field(default_factory=time.monotonic)
@@ -200,19 +200,22 @@ class _Question:
     async def ask(self, model: str | None, number: int) -> Answer[Any]:
         """Returns the answer of a model to the question when it is asked for the `number`th time."""
         given = {**self.options, "sample": self.options.get("sample", 0) + number, "model": model}
-        if self.asked and "max_cost" in given:
-            given["max_cost"] = max(Decimal(0), given["max_cost"] - known_cost(self.asked))
-        if self.asked and "deadline" in given:
+        if self.made and "max_cost" in given:
+            given["max_cost"] = max(Decimal(0), given["max_cost"] - known_cost(self.made))
+        if self.made and "deadline" in given:
             given["deadline"] = max(0.001, given["deadline"] - (time.monotonic() - self.began))
         if self.reason:
             given["metadata"] = {**self.options.get("metadata", {}), "reason": self.reason}
         call = self.call_with(given)
         if number and not call.temperature:
             call = replace(call, temperature=SAMPLING)  # other votes than the first must be able to differ
-        answer = await self.answer_of(call)
-        attempts = [replace(one, reason=self.reason) if self.reason else one for one in answer.attempts]
-        self.asked.append(replace(answer, attempts=tuple(attempts)))
-        return self.asked[-1]
+        try:
+            answer = await self.answer_of(call)
+        except LLMError as failed:
+            self.made += failed.attempts
+            raise
+        self.made += answer.attempts
+        return replace(answer, attempts=tuple([replace(a, reason=self.reason or a.reason) for a in answer.attempts]))
 
     async def verdict(self, model: str | None) -> ModelVerdict[Any]:
         """Asks a model until its verdict cannot change; without a `model`, the one that answers first."""
@@ -282,7 +285,7 @@ async def classified(
             break
     surest = max(verdicts, key=lambda verdict: verdict.confidence)
     facts = {one.name: getattr(surest, one.name) for one in fields(surest)}
-    return Classification(**facts, verdicts=tuple(verdicts), cost=total_cost(question.asked), error=question.error)
+    return Classification(**facts, verdicts=tuple(verdicts), cost=total_cost(question.made), error=question.error)
 
 
 def next_better(route: Route, alias: str) -> str | None:

@@ -77,7 +77,7 @@ class Stream(_Pieces[T]):
         return piece
 
     def close(self) -> None:
-        """Ends the request; what was sent is settled at its estimate."""
+        """Ends the request; what was sent is settled at its worst case."""
         self._closed = True
         if self._running is not None:
             self._running.end()
@@ -126,7 +126,7 @@ class AsyncStream(_Pieces[T]):
         return piece
 
     async def close(self) -> None:
-        """Ends the request; what was sent is settled at its estimate."""
+        """Ends the request; what was sent is settled at its worst case."""
         self._closed = True
         if self._running is not None:
             await self._running.aend()

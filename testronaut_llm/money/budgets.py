@@ -252,9 +252,14 @@ class Budgets:
 
     @exact
     def affords(self, call: Call, cost: Decimal | None, *, spent: Decimal) -> bool:
-        """True if the limits of a single call leave so many USD, after `spent` by its earlier attempts."""
-        limits = [limit for limit in _limits_of(call) if limit.period == "call" and limit.hard]
-        return not limits or (cost is not None and all(spent + cost <= limit.amount for limit in limits))
+        """True if the hard limits leave so many USD, after `spent` by the call's earlier attempts; False if unknown."""
+        scope, standing = call.config.budget_scope() or "", self.ledger.standing
+        limits = [one for one in _limits_of(call) if one.hard and cost != 0]
+        try:
+            used = [spent if one.period == "call" else sum(standing(scope, one.period, one.task)) for one in limits]
+        except ConfigError:
+            return False
+        return all(cost is not None and u + cost <= one.amount for u, one in zip(used, limits, strict=True))
 
     def reserve(self, call: Call, candidate: Candidate, worst: Decimal | None, *, spent: Decimal) -> Reservation:
         """Reserves the worst case of an attempt, as `Reservation.reserve` does.

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -17,6 +18,7 @@ from testronaut_llm.errors import InvalidRequestError
 from testronaut_llm.support.text import did_you_mean
 
 if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
 
 Path = tuple[str | int, ...]
@@ -138,6 +140,42 @@ def resolve(document: Mapping[str, Any], reference: str) -> Any:
         key = step.replace("~1", "/").replace("~0", "~")
         here = here[int(key) if isinstance(here, list) else key]
     return here
+
+
+def validator_of(document: Json) -> Draft202012Validator:
+    """Returns a validator to which 0.07 is a multiple of 0.01, and which skips what a constant rules out in `anyOf`."""
+    from jsonschema import Draft202012Validator, ValidationError
+    from jsonschema.validators import extend
+
+    def multiple_of(validator: Any, step: Any, value: Any, _: Any) -> Iterator[Any]:
+        if not validator.is_type(value, "number"):
+            return
+        number, divisor = [Fraction(repr(one) if isinstance(one, float) else one) for one in (value, step)]
+        if number % divisor:
+            yield ValidationError(f"{value!r} is not a multiple of {step}")
+
+    def any_of(validator: Any, schemas: list[Any], value: Any, _: Any) -> Iterator[Any]:
+        found: list[Any] = []
+        for place, schema in enumerate(schemas):
+            if may_be(document, schema, value):
+                found += (wrong := list(validator.descend(value, schema, schema_path=place)))
+                if not wrong:
+                    return
+        yield ValidationError(f"{value!r} is not valid under any of the given schemas", context=found)
+
+    return extend(Draft202012Validator, {"multipleOf": multiple_of, "anyOf": any_of})(document)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def may_be(document: Any, schema: Any, value: Any) -> bool:
+    """False if a property with another constant shows at once that a schema of the document forbids a value."""
+    for _ in range(_MAX_DEPTH):
+        if not isinstance(schema, dict) or "$ref" not in schema:
+            break
+        schema = resolve(document, schema["$ref"])
+    known = schema.get("properties", {}) if isinstance(schema, dict) and isinstance(value, dict) else {}
+    fixed = [name for name, sub in known.items() if isinstance(sub, dict) and sub.keys() & {"const", "enum"}]
+    allowed = {name: known[name].get("enum", [known[name].get("const")]) for name in fixed}
+    return all(name not in value or value[name] in allowed[name] for name in fixed)
 
 
 def core_of(node: Any) -> tuple[Json, Json]:

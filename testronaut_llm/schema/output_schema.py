@@ -20,7 +20,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 
 from testronaut_llm.errors import InvalidRequestError, OutputInvalidError
 from testronaut_llm.providers.provider import SchemaDialect
-from testronaut_llm.schema.document import canonical, json_path, plain, with_references
+from testronaut_llm.schema.document import canonical, json_path, plain, validator_of, with_references
 from testronaut_llm.schema.places import Decode
 from testronaut_llm.schema.wire import WireSchema, planned
 from testronaut_llm.support.text import parse_json, split
@@ -114,10 +114,9 @@ class OutputSchema:
     def _checked(self, value: Any, text: str) -> Any:
         """Returns the value as the caller's type. Raises OutputInvalidError: the first errors. `format` is ignored."""
         if self._adapter is None:
-            from jsonschema import Draft202012Validator
             from jsonschema.exceptions import best_match
 
-            errors = islice(Draft202012Validator(self.json_schema).iter_errors(value), _MOST_PROBLEMS)
+            errors = islice(validator_of(self.json_schema).iter_errors(value), _MOST_PROBLEMS)
             deepest = [best_match([error]) or error for error in errors]
             if not deepest:
                 return value

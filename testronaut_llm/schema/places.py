@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import chain, count, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from testronaut_llm.schema.document import BOUNDS, KEYWORDS, TYPES, Json, core_of, resolve
+from testronaut_llm.schema.document import BOUNDS, KEYWORDS, TYPES, Json, core_of, may_be, resolve, validator_of
 from testronaut_llm.support.text import parse_json
 
 if TYPE_CHECKING:
@@ -138,7 +138,10 @@ class Places:
 
         def decode(value: Any) -> Any:
             callers, wires = self._validators
-            for place, schema in sorted(options, key=lambda option: not _obeys(wires, option[0].schema, value)):
+            fitting = [one for one in options if may_be(wires.schema, one[0].schema, value)]
+            if len(fitting) == 1:
+                return fitting[0][0].decode(value)
+            for place, schema in sorted(fitting, key=lambda option: not _obeys(wires, option[0].schema, value)):
                 meant = place.decode(value)
                 if _obeys(callers, schema, meant):
                     return meant
@@ -255,10 +258,8 @@ class Places:
     @cached_property
     def _validators(self) -> tuple[Draft202012Validator, Draft202012Validator]:
         """Returns validators of the caller's schema and of the wire's."""
-        from jsonschema import Draft202012Validator
-
         wire = {"$defs": {name: place.schema for name, place in self.table.items()}}
-        return Draft202012Validator(self._document), Draft202012Validator(wire)
+        return validator_of(self._document), validator_of(wire)
 
 
 def _either(schemas: list[Json]) -> Json:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from testronaut_llm.config.model_config import LLMConfig
 from testronaut_llm.errors import LLMError
-from testronaut_llm.records import Answer, Attempt, Call, Embeddings
+from testronaut_llm.records import Answer, Attempt, Call, Embeddings, total_cost
 from testronaut_llm.telemetry.log import NAME, STANDARD, EventFile, logger
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ class Telemetry:
         except BaseException as error:
             if isinstance(error, LLMError):
                 self.failed(call, error)
-            elif not isinstance(error, Exception):  # closed early, ctrl-C, cancelled
-                self._ended(call, {"error.type": CANCELLED, "llm.latency_s": round(time.monotonic() - call.started, 4)})
+            else:  # closed early, ctrl-C, cancelled; or an error of the caller's own code
+                self._ended(call, {"error.type": type(error).__name__ if isinstance(error, Exception) else CANCELLED})
             raise
         finally:
             self._watched.pop(call.id, None)
@@ -139,7 +139,6 @@ class Telemetry:
             "llm.cost_usd": result.cost,
             "llm.cost_source": result.cost_source,
             "llm.saved_usd": result.saved,
-            "llm.latency_s": round(result.latency, 4),
         }
         self._ended(call, fields, answer=result.text if isinstance(result, Answer) else None)
 
@@ -151,6 +150,7 @@ class Telemetry:
             "error.message": None if error.attempts else str(error),  # which may quote the prompt
             "http.response.status_code": error.status,
             "llm.attempts": len(error.attempts),
+            "llm.cost_usd": total_cost(error.attempts),
         }
         self._ended(call, fields)
 
@@ -166,7 +166,7 @@ class Telemetry:
         words = {"prompt": "\n".join(f"{message.role}: {message.content}" for message in call.messages)}
         if answer is not None:
             words["answer"] = call.masking.mask(answer)
-        outlines: dict[str, Any] = {}
+        outlines: dict[str, Any] = {"llm.latency_s": round(time.monotonic() - call.started, 4)}
         for word, text in words.items():
             digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
             outlines |= {f"llm.{word}.chars": len(text), f"llm.{word}.sha256": digest[:_HASH_DIGITS]}

@@ -184,6 +184,17 @@ def test_a_better_model_that_fails_or_costs_too_much_leaves_what_is_known() -> N
     assert (len(found.verdicts), "max_cost" in str(found.error)) == (1, True)
 
 
+def test_requests_that_failed_count_for_cost_and_limit() -> None:
+    """The second vote fails twice; what is left is too little for the better model."""
+    judges = Judges({"mute": ["passed", "no label"], "good": ["passed"]})
+    with judged(judges, models=["mute", "good"], max_tokens=10) as llm:
+        found = ask(llm, min_confidence=0.999, max_cost="0.003")
+        assert isinstance(found.error, LLMError)
+        assert "max_cost" in str(found.error)
+        assert [model for model, _ in judges.asked] == ["mute"] * 3
+        assert found.cost == llm.session.cost == Decimal("0.000303")
+
+
 @pytest.mark.parametrize(
     ("name", "given"), [("votes", 0), ("min_confidence", 1.1), ("vote", 3), ("schema", int), ("prompt", "  ")]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from datetime import UTC, datetime
@@ -109,6 +110,35 @@ def test_a_call_pays_for_all_its_attempts() -> None:
         assert "$0.0005 of $0.012 is left of budget.per_call" in str(caught.value.last)
         with pytest.raises(errors.AllModelsFailedError):
             llm.complete("t", "hi", max_cost="0.01", model="dear")
+
+
+@pytest.mark.parametrize("field", ["per_call", "per_day", "total"])
+@pytest.mark.parametrize("others", [(), ("cheap",)])
+def test_a_cut_answer_that_the_money_cannot_double_is_the_callers(field: str, others: tuple[str, ...]) -> None:
+    """No other model is asked: it would be cut, too, and the text that was paid for is on the error."""
+    with fake("dear", *others, budget={field: "0.015"}) as llm:
+        llm.reply(
+            FakeAnswer(text="half", finish_reason="length", usage=Usage(prompt_tokens=10, completion_tokens=1000))
+        )
+        with pytest.raises(errors.OutputTruncatedError) as caught:
+            llm.complete("t", "hi")
+        assert (caught.value.text, len(llm.calls)) == ("half", 1)
+
+
+def test_an_answer_of_unknown_price_counts_for_its_call_as_what_was_booked(api: Make) -> None:
+    said = {"id": "1", "model": "gpt-4o", "service_tier": "unheard-of", "object": "chat.completion", "created": 1}
+    said |= {"choices": [{"index": 0, "message": {"role": "assistant", "content": "no"}, "finish_reason": "stop"}]}
+    said["usage"] = {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}
+    server = api("a", faults.raw(200, json.dumps(said).encode()))
+    row = {"model": "openai/gpt-4o", "api_base": f"{server.url}/v1"}
+    with manager({"m": row}, budget={"per_day": 9}, max_tokens=100) as llm:
+        worst = llm.route("t", "hi", schema={"type": "object"}).candidates[0].worst_cost
+        assert worst is not None
+        with pytest.raises(errors.AllModelsFailedError) as caught:
+            llm.complete("t", "hi", schema={"type": "object"}, max_cost=worst * Decimal("1.9"))
+        assert isinstance(caught.value.last, errors.BudgetExceededError)
+        assert [one.cost for one in caught.value.attempts] == [None]
+        assert (len(server.requests), llm.session.unpriced) == (1, 1)
 
 
 def test_an_attempt_stays_reserved_until_its_call_has_had_time_to_settle() -> None:

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from schema_table import INTEGER, STRING, many, obj, ref
+from schema_table import INTEGER, STRING, closed, many, obj, ref
 
 from testronaut_llm.errors import OutputInvalidError
+from testronaut_llm.schema import document, places
 from testronaut_llm.schema.output_schema import OutputSchema
 
 OBJECT = OutputSchema.of(obj(name=STRING))
@@ -125,11 +126,42 @@ def test_no_text_takes_longer_than_its_length_asks_for() -> None:
 
 
 def test_deep_and_huge_values_never_break_the_reader() -> None:
-    tree, halves = OutputSchema.of(obj(k_={"$ref": "#"})), OutputSchema.of({"type": "number", "multipleOf": 0.5})
-    for schema, text in ((tree, '{"k":' * 400 + "{}" + "}" * 400), (halves, "1" + "0" * 400)):
-        for dialect in ("strict", "free"):
-            with pytest.raises(OutputInvalidError):
-                schema.read(json.dumps({"result": json.loads(text)}) if schema.wire(dialect).wrapped else text, dialect)
+    tree, text = OutputSchema.of(obj(k_={"$ref": "#"})), '{"k":' * 400 + "{}" + "}" * 400
+    for dialect in ("strict", "free"):
+        with pytest.raises(OutputInvalidError):
+            tree.read(json.dumps({"result": json.loads(text)}) if tree.wire(dialect).wrapped else text, dialect)
+
+
+@pytest.mark.parametrize(("step", "right", "wrong"), [
+    (0.01, (0.07, 19.99, 1, "1" + "0" * 400), (0.075, 0.1 + 0.2)), (0.5, (1.5, 10**400), (0.25,)), (3, (9, 9.0), (10,)),
+])  # fmt: skip
+def test_multiples_are_computed_in_decimals(step: float, right: tuple[Any, ...], wrong: tuple[Any, ...]) -> None:
+    schema = OutputSchema.of(obj(n={"type": ["number", "string"], "multipleOf": step}))
+    for value in right:
+        assert schema.read(json.dumps({"n": value}), "free") == {"n": value}
+    for value in wrong:
+        with pytest.raises(OutputInvalidError, match="not a multiple of"):
+            schema.read(json.dumps({"n": value}), "free")
+
+
+@pytest.mark.parametrize("dialect", ["strict", "openai", "anthropic", "free", "none"])
+def test_recursive_alternatives_take_no_exponential_work(dialect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A level of the value is looked at a few times, also if its deepest value is wrong."""
+    names, looks, may_be = ("pipe", "both"), list[int](), document.may_be
+    node = {"anyOf": [ref(name) for name in ("leaf", *names)]}
+    kinds = {name: closed(kind={"const": name}, left=ref("node")) for name in names}
+    kinds |= {"node": node, "leaf": closed(kind={"const": "leaf"}, name=STRING)}
+    schema = OutputSchema.of({**closed(root=ref("node")), "$defs": kinds})
+    for module in (document, places):
+        monkeypatch.setattr(module, "may_be", lambda *given: (looks.append(1), may_be(*given))[1])
+    for name in ("ls", 7):
+        value: Any = {"kind": "leaf", "name": name}
+        for depth in range(16):
+            value = {"kind": names[depth % 2], "left": value}
+        looks.clear()
+        with contextlib.nullcontext() if name == "ls" else pytest.raises(OutputInvalidError):
+            assert schema.read(json.dumps({"root": value}), dialect) == {"root": value}
+        assert len(looks) < 2000
 
 
 LABELS = ("passed", " Passed.\n", "**PASSED**", '"passed"', "`passed`", '{"result": "passed"}')

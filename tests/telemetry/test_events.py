@@ -110,9 +110,20 @@ def test_a_failed_call_is_reported(file: Path, events: list[Any]) -> None:
     calls = [one for one in events if one["event"] == "llm_call"]
     assert [one["error.type"] for one in calls] == ["all_models_failed", "all_models_failed", "cache_miss"]
     assert [one["llm.attempts"] for one in calls] == [1, 2, 0]
+    assert [one["llm.cost_usd"] for one in calls] == ["0", "0.000048", "0"]
+    assert all(one["llm.latency_s"] >= 0 for one in calls)
     assert calls[0]["http.response.status_code"] == 401
     assert ["error.message" in one for one in calls] == [False, False, True]
     assert not [word for word in (PROMPT, ANSWER, KEY) if word in repr(events)]
+
+
+def test_a_call_that_the_callers_own_code_ends_is_reported(file: Path, events: list[Any]) -> None:
+    with LLMManager(file) as llm, pytest.raises(ZeroDivisionError):
+        llm.complete("t", PROMPT, accept=lambda _: 1 / 0 > 0)
+    assert [(one["event"], one.get("error.type")) for one in events][1:] == [
+        ("llm_attempt", None),
+        ("llm_call", "ZeroDivisionError"),
+    ]
 
 
 async def test_a_cancelled_call_is_reported(api: Make, events: list[Any]) -> None:
