@@ -12,6 +12,8 @@ from decimal import Decimal
 from itertools import chain
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from testronaut_llm.errors import AllModelsFailedError, InvalidRequestError, LLMError, OutputInvalidError
 from testronaut_llm.loop import LoopTask
 from testronaut_llm.methods.batch import Outcome, Record
@@ -227,16 +229,14 @@ def normalised(text: str) -> str:
 
 
 def _fields(answer: Answer[Any]) -> dict[str, str] | None:
-    """Returns the values of an answer by their paths, as text in which 1 differs from true and "1", but not from 1.0.
-
-    None if it holds no JSON, or several values that may be the answer.
-    """
-    try:
-        value, *others = parse(answer.text, lenient=True)
-    except OutputInvalidError:
-        return None
-    if others:  # any of them may be the answer
-        return None
+    """Returns the values by their paths, as text in which 1 is 1.0, and not true or "1". None: no JSON, or several."""
+    if answer.parsed is not None:
+        value = TypeAdapter(Any).dump_python(answer.parsed, mode="json", fallback=str)
+    else:
+        try:
+            (value,) = parse(answer.text, lenient=True)
+        except (OutputInvalidError, ValueError):  # any of several values may be the answer
+            return None
     return {json_path(path): text for path, text in _leaves(value, ())}
 
 

@@ -54,7 +54,7 @@ class Dialect:
         return bool(abs(value) < 2**53) if kind in ("integer", "number") else bool(value <= 1000)
 
 
-_OPENAI_SIZES = {"properties": 5000, "depth": 10, "characters": 120_000, "enum values": 1000}
+_OPENAI_SIZES = {"properties": 5000, "depth": 10, "characters": 120_000, "enum values": 1000, "long enum": 15_000}
 
 DIALECTS: Mapping[str, Dialect] = {
     # OpenAI's documented strict mode: https://platform.openai.com/docs/guides/structured-outputs
@@ -161,11 +161,12 @@ def _sizes(schema: Json) -> dict[str, int]:
     nodes = [node for _, node in walk(schema)]
     definitions = schema.get("$defs", {})
     properties = [name for node in nodes for name in node.get("properties", ())]
-    values = [str(value) for node in nodes for value in node.get("enum", ())]
-    objects = [node for node in nodes if "properties" in node]
+    enums = [list(map(str, node.get("enum", ()))) for node in nodes]
+    values, objects = [value for one in enums for value in one], [node for node in nodes if "properties" in node]
     return {
         "properties": len(properties),
         "enum values": len(values),
+        "long enum": max([len("".join(one)) for one in enums if len(one) > 250], default=0),  # characters
         "characters": sum(map(len, [*properties, *values, *definitions])),
         "optional properties": sum(len(node["properties"]) - len(node.get("required", ())) for node in objects),
         "unions": sum("anyOf" in node for node in nodes),
@@ -175,9 +176,8 @@ def _sizes(schema: Json) -> dict[str, int]:
 
 def _depth(node: Any) -> int:
     """Returns the levels of objects with properties in a wire's schema."""
-    if not isinstance(node, dict):
-        return 0
-    return bool(node.get("properties")) + max((_depth(sub) for _, sub in subschemas(node)), default=0)
+    deepest = max((_depth(sub) for _, sub in subschemas(node)), default=0) if isinstance(node, dict) else 0
+    return deepest + (isinstance(node, dict) and bool(node.get("properties")))
 
 
 def _in_words(document: Json) -> str:

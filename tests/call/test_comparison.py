@@ -141,6 +141,16 @@ def test_json_agrees_field_by_field(texts: list[str], expected: tuple[Any, ...])
     assert (found.json, found.same, found.different) == expected
 
 
+@pytest.mark.parametrize(("parsed", "other", "agree"), [
+    ("passed", "passed", True), ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True), (Decimal("1.0"), Decimal("2"), False),
+])  # fmt: skip
+def test_answers_to_a_schema_agree_by_their_values(parsed: Any, other: Any, agree: bool) -> None:
+    """Wires have different forms for the same value."""
+    facts: Any = {"model": "m", "provider_model": "p", "response_model": "r", "task": "t", "usage": Usage()}
+    answers = [Answer(text='{"result": 0}', parsed=parsed, **facts), Answer(text='"0"', parsed=other, **facts)]
+    assert agreement_of(answers).json is agree
+
+
 def test_the_same_weights_agree_behind_every_wire(
     embedded_server: Endpoint, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

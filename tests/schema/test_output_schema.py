@@ -200,6 +200,8 @@ TWICE = {f"d{i}": obj(a={"$ref": f"#/$defs/d{i + 1}"}, b={"$ref": f"#/$defs/d{i 
 LARGE: dict[str, tuple[dict[str, Any], set[str]]] = {
     "25 optional fields": ({"type": "object", "properties": {f"p{i}": STRING for i in range(25)}}, {"anthropic"}),
     "1001 enum values": (obj(a={"enum": [f"v{i}" for i in range(1001)]}), {"openai", "azure", "strict"}),
+    "250 long enum values": (obj(a={"enum": [f"{i:060}" for i in range(250)]}), set()),
+    "251 long enum values": (obj(a={"enum": [f"{i:060}" for i in range(251)]}), {"openai", "azure", "strict"}),
     "10 levels": (NESTED[10], {"azure"}),
     "11 levels": (NESTED[11], {"openai", "azure", "strict"}),
     "101 properties": (obj(**{f"p{i}": STRING for i in range(101)}), {"azure"}),
