@@ -99,12 +99,12 @@ class OutputSchema:
 
     def _label(self, text: str) -> str | None:
         """Returns the text of an `enum` that an answer is, apart from case, quotes, Markdown and a full stop."""
-        labels = [one for one in self.json_schema.get("enum", ()) if isinstance(one, str)]
-        if text.strip() in labels:
-            return text.strip()
-        said = _bare(text) if labels else ""
-        named = [one for one in labels if _bare(one) == said]
-        return named[0] if said and len(named) == 1 else None
+        values, said, bare = self.json_schema.get("enum", ()), text.strip(), _bare(text)
+        if said in map(json.dumps, values):  # it is JSON of one of them, such as 1 beside "1"
+            return None
+        labels = [one for one in values if isinstance(one, str)]
+        named = [one for one in labels if one == said] or [one for one in labels if _bare(one) == bare != ""]
+        return named[0] if len(named) == 1 else None
 
     def _plan(self, dialect: SchemaDialect) -> tuple[WireSchema, Decode]:
         if dialect not in self._plans:

@@ -164,6 +164,13 @@ def test_recursive_alternatives_take_no_exponential_work(dialect: Any, monkeypat
         assert len(looks) < 2000
 
 
+@pytest.mark.parametrize("values", [["1", 1], ["false", False, 0], ["null", None], ['"a"', "a"]])
+def test_a_value_that_is_json_is_not_taken_for_a_label(values: list[Any]) -> None:
+    for dialect, value in itertools.product(("free", "none"), values):
+        found = OutputSchema.of({"enum": values}).read(json.dumps(value), dialect)
+        assert (found, type(found)) == (value, type(value))
+
+
 LABELS = ("passed", " Passed.\n", "**PASSED**", '"passed"', "`passed`", '{"result": "passed"}')
 
 
