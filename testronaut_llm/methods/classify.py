@@ -74,7 +74,7 @@ def labels_of(labels: Any) -> Labels[Any]:
     for one in given:
         text = one.value if isinstance(one, Enum) else one
         if not isinstance(text, str) or not 0 < len(text.strip()) <= LONGEST_LABEL or not text.isprintable():
-            raise InvalidRequestError(f"label {text!r:.80}; expected a text of 1 to {LONGEST_LABEL} characters")
+            raise InvalidRequestError(f"label {text!r:.80}; expected one line of 1 to {LONGEST_LABEL} characters")
         words = given[one] if isinstance(given, Mapping) else ""
         if not isinstance(words, str):
             raise InvalidRequestError(f"label {text!r} is described by {words!r:.40}; expected a text")
