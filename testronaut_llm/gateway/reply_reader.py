@@ -79,8 +79,7 @@ class ReplyReader:
         evidence = examine(exchange.text)
         reasoning, text = split(_well_formed("".join(self._pieces)), self._tags)
         self._thought += reasoning
-        request_id = next(filter(None, map(exchange.headers.get, _REQUEST_IDS)), None)
-        request_id = request_id and self._redact(request_id)
+        request_id = self._redact(next(filter(None, map(exchange.headers.get, _REQUEST_IDS)), "")) or None
         error = self._failure(evidence) or self._missing(evidence, text)
         if error is not None:
             alias, model = self._target.model.alias, self._target.model.model
@@ -114,9 +113,10 @@ class ReplyReader:
         """Returns why no complete response was received, or None. The received body comes before LiteLLM's error."""
         status, broke = self._exchange.status, self._exchange.broke
         causes = [*_causes(self.error), *_causes(broke)]
-        for cause in causes:
-            if type(cause).__name__ in _MISSES:
-                return errors.CassetteMissError(str(cause))
+        # vcrpy reads the body before it connects.
+        self._exchange.waits |= any(isinstance(one, httpx.ConnectError | httpx.ConnectTimeout) for one in causes)
+        if miss := next((cause for cause in causes if type(cause).__name__ in _MISSES), None):
+            return errors.CassetteMissError(str(miss))
         if status is not None and 300 <= status < 400:
             place = self._exchange.headers.get("location", "").split("?", maxsplit=1)[0]
             return errors.BadResponseError(

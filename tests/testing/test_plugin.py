@@ -215,6 +215,21 @@ def test_recording_keeps_to_the_session_budget(calls: Project, budget: str, pass
     assert len(calls.server.asked) == passed
 
 
+def test_a_recording_that_reaches_no_server_costs_nothing(calls: Project) -> None:
+    (calls.pytester.path / "llm.yaml").write_text(CONFIG.format(url="http://127.0.0.1:9"))
+    calls.write(
+        """
+        from testronaut_llm import LLMError
+        def test_text(llm_manager):
+            try:
+                llm_manager.complete("cli_analysis", "What is ls?", model="cloud")
+            except LLMError as error:
+                assert {(one.error.code, one.cost) for one in error.attempts} == {("connection_failed", 0)}
+        """
+    )
+    calls.run("--llm-record=once").assert_outcomes(passed=1)
+
+
 SUMMARY = """
     import pytest
     from testronaut_llm import LLMError, RateLimitError
