@@ -147,8 +147,7 @@ class LLMManager(Engine):
         """
         from testronaut_llm.loop import LoopTask
 
-        asked = partial(self.aclassify, task, prompt, labels, **options)
-        return LoopTask(self._caller.services.loop, asked).result()
+        return LoopTask(self._caller.services.loop, partial(self.aclassify, task, prompt, labels, **options)).result()
 
     @overload
     async def aclassify(

@@ -259,7 +259,7 @@ class Budgets:
             used = [spent if one.period == "call" else sum(standing(scope, one.period, one.task)) for one in limits]
         except ConfigError:
             return False
-        return all(cost is not None and u + cost <= one.amount for u, one in zip(used, limits, strict=True))
+        return all(cost is not None and gone + cost <= one.amount for gone, one in zip(used, limits, strict=True))
 
     def reserve(self, call: Call, candidate: Candidate, worst: Decimal | None, *, spent: Decimal) -> Reservation:
         """Reserves the worst case of an attempt, as `Reservation.reserve` does.

@@ -144,8 +144,7 @@ def resolve(document: Mapping[str, Any], reference: str) -> Any:
 
 def validator_of(document: Json) -> Draft202012Validator:
     """Returns a validator to which 0.07 is a multiple of 0.01, and which skips what a constant rules out in `anyOf`."""
-    from jsonschema import Draft202012Validator, ValidationError
-    from jsonschema.validators import extend
+    from jsonschema import Draft202012Validator, ValidationError, validators
 
     def multiple_of(validator: Any, step: Any, value: Any, _: Any) -> Iterator[Any]:
         if not validator.is_type(value, "number"):
@@ -163,14 +162,12 @@ def validator_of(document: Json) -> Draft202012Validator:
                     return
         yield ValidationError(f"{value!r} is not valid under any of the given schemas", context=found)
 
-    return extend(Draft202012Validator, {"multipleOf": multiple_of, "anyOf": any_of})(document)  # type: ignore[no-any-return,no-untyped-call]
+    return validators.extend(Draft202012Validator, {"multipleOf": multiple_of, "anyOf": any_of})(document)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def may_be(document: Any, schema: Any, value: Any) -> bool:
     """False if a property with another constant shows at once that a schema of the document forbids a value."""
-    for _ in range(_MAX_DEPTH):
-        if not isinstance(schema, dict) or "$ref" not in schema:
-            break
+    while isinstance(schema, dict) and "$ref" in schema:
         schema = resolve(document, schema["$ref"])
     known = schema.get("properties", {}) if isinstance(schema, dict) and isinstance(value, dict) else {}
     fixed = [name for name, sub in known.items() if isinstance(sub, dict) and sub.keys() & {"const", "enum"}]

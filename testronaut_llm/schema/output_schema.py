@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any, get_args
 
@@ -37,7 +37,7 @@ class _QuietJsonSchema(GenerateJsonSchema):
     ignored_warning_kinds = set(get_args(JsonSchemaWarningKind))  # noqa: RUF012 - as pydantic declares it
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class OutputSchema:
     """The schema of an answer."""
 
@@ -111,13 +111,16 @@ class OutputSchema:
             self._plans[dialect] = planned(self.json_schema, self.name, dialect)
         return self._plans[dialect]
 
+    @cached_property
+    def _validator(self) -> Any:
+        return validator_of(self.json_schema)
+
     def _checked(self, value: Any, text: str) -> Any:
         """Returns the value as the caller's type. Raises OutputInvalidError: the first errors. `format` is ignored."""
         if self._adapter is None:
             from jsonschema.exceptions import best_match
 
-            errors = islice(validator_of(self.json_schema).iter_errors(value), _MOST_PROBLEMS)
-            deepest = [best_match([error]) or error for error in errors]
+            deepest = [best_match([one]) or one for one in islice(self._validator.iter_errors(value), _MOST_PROBLEMS)]
             if not deepest:
                 return value
             problems = [(error.json_path, error.message) for error in deepest]

@@ -176,8 +176,9 @@ def _sizes(schema: Json) -> dict[str, int]:
 
 def _depth(node: Any) -> int:
     """Returns the levels of objects with properties in a wire's schema."""
-    deepest = max((_depth(sub) for _, sub in subschemas(node)), default=0) if isinstance(node, dict) else 0
-    return deepest + (isinstance(node, dict) and bool(node.get("properties")))
+    if not isinstance(node, dict):
+        return 0
+    return bool(node.get("properties")) + max((_depth(sub) for _, sub in subschemas(node)), default=0)
 
 
 def _in_words(document: Json) -> str:

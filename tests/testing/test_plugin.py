@@ -219,12 +219,12 @@ def test_a_recording_that_reaches_no_server_costs_nothing(calls: Project) -> Non
     (calls.pytester.path / "llm.yaml").write_text(CONFIG.format(url="http://127.0.0.1:9"))
     calls.write(
         """
+        import pytest
         from testronaut_llm import LLMError
         def test_text(llm_manager):
-            try:
+            with pytest.raises(LLMError) as caught:
                 llm_manager.complete("cli_analysis", "What is ls?", model="cloud")
-            except LLMError as error:
-                assert {(one.error.code, one.cost) for one in error.attempts} == {("connection_failed", 0)}
+            assert {(one.error.code, one.cost) for one in caught.value.attempts} == {("connection_failed", 0)}
         """
     )
     calls.run("--llm-record=once").assert_outcomes(passed=1)
